@@ -1,0 +1,95 @@
+"""Every error a user can meet, in one tree. A message names the thing, the place, what was expected,
+what was found and the next command.
+
+    FraudPipelinesError
+    ├── PermanentError          running it again cannot help; exit code 3
+    │   ├── SettingInvalid      a setting is missing or cannot be read
+    │   ├── SourceInvalid       a file or mapping cannot be read as described
+    │   ├── ContractBroken      data or a document breaks what its table or schema promises
+    │   ├── SpecInvalid         an entry of the feature spec cannot be computed
+    │   ├── MissingPartition    the days asked for are not in the warehouse
+    │   ├── EmptySample         nothing left to train, evaluate or compare
+    │   ├── NoChampion          no model has been promoted yet
+    │   ├── UnknownVersion      the registry or ledger has no such model version
+    │   ├── PromotionRefused    a gate said no
+    │   └── BundleCorrupt       a model bundle's digest does not match its manifest
+    └── RetryableError          the same call may succeed later; exit code 4
+        ├── WarehouseUnavailable
+        ├── LedgerUnavailable
+        ├── OnlineStoreUnavailable
+        └── RegistryUnavailable
+"""
+
+
+class FraudPipelinesError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class PermanentError(FraudPipelinesError):
+    """A rerun cannot help: something must be changed first."""
+
+    exit_code = 3
+
+
+class SettingInvalid(PermanentError):
+    """A setting is missing or cannot be read."""
+
+
+class SourceInvalid(PermanentError):
+    """A source file or its mapping cannot be read as described."""
+
+
+class ContractBroken(PermanentError):
+    """Data or a document breaks what its table or schema promises."""
+
+
+class SpecInvalid(PermanentError):
+    """An entry of the feature spec names something no engine can compute."""
+
+
+class MissingPartition(PermanentError):
+    """The days asked for are not in the warehouse."""
+
+
+class EmptySample(PermanentError):
+    """Nothing is left to train on, to evaluate or to compare."""
+
+
+class NoChampion(PermanentError):
+    """No model version has been promoted yet."""
+
+
+class UnknownVersion(PermanentError):
+    """The registry or the ledger has no such model version."""
+
+
+class PromotionRefused(PermanentError):
+    """A promotion gate said no; the refusal is in the ledger."""
+
+
+class BundleCorrupt(PermanentError):
+    """A model bundle's files do not match the digests in its manifest."""
+
+
+class RetryableError(FraudPipelinesError):
+    """The same call may succeed later."""
+
+    exit_code = 4
+
+
+class WarehouseUnavailable(RetryableError):
+    """The warehouse cannot be opened now: locked by another process, or its server is away."""
+
+
+class LedgerUnavailable(RetryableError):
+    """The ledger cannot be reached now."""
+
+
+class OnlineStoreUnavailable(RetryableError):
+    """The online store cannot be reached now."""
+
+
+class RegistryUnavailable(RetryableError):
+    """The model registry cannot be reached now."""

@@ -1,0 +1,193 @@
+"""Reading and writing the ledger."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import date, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, Row, Table, create_engine, delete, event, func, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from fraud_pipelines.errors import LedgerUnavailable, SettingInvalid
+from fraud_pipelines.ledger import schema
+from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# Two processes that open a new ledger together must not both create it; any constant will do.
+MIGRATION_LOCK = 0x66726175
+
+
+@cache
+def open_ledger(url: str) -> "Ledger":
+    """The ledger at `url` (sqlite:///path or postgresql+psycopg2://...), its schema brought up to date.
+
+    One per process and URL: the connection pool inside is shared by threads.
+
+    Raises:
+        SettingInvalid: the URL names no known ledger.
+        LedgerUnavailable: it cannot be reached.
+    """
+    scheme = url.split("://", 1)[0]
+    if scheme not in ("sqlite", "postgresql", "postgresql+psycopg2"):
+        raise SettingInvalid(
+            f"FRAUD_LEDGER_URL: expected sqlite:///path or postgresql+psycopg2://..., found scheme {scheme!r}."
+        )
+    if scheme == "sqlite":
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://", 1), pool_pre_ping=True)
+    if scheme == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_immediately)
+    ledger = Ledger(engine)
+    ledger.migrate()
+    return ledger
+
+
+class Ledger:
+    """Rows that are only ever added. Every write is on disk when the call returns (rule 7)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise LedgerUnavailable(
+                f"The ledger at {self._engine.url.render_as_string(hide_password=True)} cannot be used: {error.orig}. "
+                "Is its server up, and FRAUD_LEDGER_URL right?"
+            ) from error
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; safe when several processes start together."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        with self._transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            if MigrationContext.configure(connection).get_current_revision() == newest:
+                return
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._engine.dispose()
+
+    # Ingestions
+
+    def record_ingestion(self, ingestion: Ingestion) -> None:
+        """Record a source; recording the same content again replaces the row."""
+        with self._transaction() as connection:
+            connection.execute(
+                delete(schema.ingestions).where(schema.ingestions.c.ingestion_id == ingestion.ingestion_id)
+            )
+            connection.execute(insert(schema.ingestions).values(asdict(ingestion)))
+
+    def ingestions(self) -> list[Ingestion]:
+        """Every source ever loaded, oldest first."""
+        order = (schema.ingestions.c.recorded_at, schema.ingestions.c.ingestion_id)
+        return [Ingestion(**row._mapping) for row in self._rows(schema.ingestions, *order)]
+
+    def first_ingested_day(self) -> date | None:
+        """Day of the earliest transaction ever ingested; None before the first ingestion."""
+        with self._transaction() as connection:
+            return connection.execute(select(func.min(schema.ingestions.c.first_day))).scalar_one()
+
+    # Decisions
+
+    def record_decision(self, decision: Decision) -> Decision:
+        """Store a decision before it is answered. The first one for a transaction wins and is returned (rule 6)."""
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(schema.decisions).values(asdict(decision)))
+        except IntegrityError:
+            stored = self.decision(decision.transaction_id)
+            if stored is None:
+                raise
+            return stored
+        return decision
+
+    def decision(self, transaction_id: str) -> Decision | None:
+        """The decision on one transaction, if there is one."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                select(schema.decisions).where(schema.decisions.c.transaction_id == transaction_id)
+            ).first()
+        return Decision(**row._mapping) if row else None
+
+    def decisions(self, since: datetime, until: datetime) -> list[Decision]:
+        """Decisions on transactions of [since, until), by event time."""
+        table = schema.decisions
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(table)
+                .where(table.c.event_time >= since, table.c.event_time < until)
+                .order_by(table.c.event_time, table.c.transaction_id)
+            ).all()
+        return [Decision(**row._mapping) for row in rows]
+
+    # Promotions
+
+    def record_promotion(self, promotion: Promotion) -> Promotion:
+        """Add one promotion, refusal or rollback; returned with its number."""
+        values = asdict(promotion)
+        del values["promotion_id"]
+        with self._transaction() as connection:
+            result = connection.execute(insert(schema.promotions).values(values))
+        return replace(promotion, promotion_id=result.inserted_primary_key[0])
+
+    def promotions(self) -> list[Promotion]:
+        """Every promotion, refusal and rollback, oldest first."""
+        return [Promotion(**row._mapping) for row in self._rows(schema.promotions, schema.promotions.c.promotion_id)]
+
+    def champion_at(self, moment: datetime | None = None) -> str | None:
+        """The version that decided at `moment` (naive UTC; None means now); None before the first promotion."""
+        table = schema.promotions
+        query = select(table.c.model_version).where(table.c.kind != "refuse")
+        if moment is not None:
+            query = query.where(table.c.decided_at <= moment)
+        with self._transaction() as connection:
+            return connection.execute(query.order_by(table.c.promotion_id.desc()).limit(1)).scalar()
+
+    # Reports
+
+    def archive_report(self, report: Report) -> None:
+        """Record a generated document; the same report again replaces its row."""
+        with self._transaction() as connection:
+            connection.execute(delete(schema.reports).where(schema.reports.c.report_id == report.report_id))
+            connection.execute(insert(schema.reports).values(asdict(report)))
+
+    def reports(self) -> list[Report]:
+        """Every archived document, oldest first."""
+        rows = self._rows(schema.reports, schema.reports.c.position)
+        return [Report(**{name: value for name, value in row._mapping.items() if name != "position"}) for row in rows]
+
+    def _rows(self, table: Table, *order: Any) -> list[Row[Any]]:
+        with self._transaction() as connection:
+            return list(connection.execute(select(table).order_by(*order)).all())
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # pysqlite would begin transactions by itself, and late; see SQLAlchemy's notes on SQLite and savepoints.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("pragma journal_mode = wal")
+    cursor.execute("pragma synchronous = full")
+    cursor.execute("pragma busy_timeout = 30000")
+    cursor.close()
+
+
+def _begin_immediately(connection: Connection) -> None:
+    # A reader that later writes would fail at once with "database is locked" instead of waiting its turn.
+    connection.exec_driver_sql("begin immediate")

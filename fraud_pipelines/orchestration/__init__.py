@@ -1,0 +1,1 @@
+"""How the stages run: keys, partitions, resources, dbt, jobs, schedules and sensors. Dagster lives here."""

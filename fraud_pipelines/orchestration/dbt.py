@@ -1,0 +1,160 @@
+"""Running dbt inside this process: starting it anew for each run would cost ten times the work itself.
+
+The manifest is parsed once and kept; every run passes its window as variables.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings
+from sqlalchemy.engine import make_url
+
+from fraud_pipelines.errors import ContractBroken, SettingInvalid
+from fraud_pipelines.orchestration.partitions import Window
+from fraud_pipelines.settings import PROJECT_ROOT, Settings, load_settings
+
+PROJECT = PROJECT_ROOT / "dbt_project"
+
+
+def target_of(settings: Settings) -> str:
+    """The dbt target that matches the warehouse URL; its connection goes into dbt's environment variables."""
+    url = make_url(settings.warehouse_url)
+    match url.get_backend_name():
+        case "duckdb":
+            os.environ["FRAUD_DBT_DUCKDB_PATH"] = str(url.database)
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            return "duckdb"
+        case "postgresql":
+            os.environ |= {
+                "FRAUD_DBT_PG_HOST": url.host or "localhost",
+                "FRAUD_DBT_PG_PORT": str(url.port or 5432),
+                "FRAUD_DBT_PG_USER": url.username or "",
+                "FRAUD_DBT_PG_PASSWORD": url.password or "",
+                "FRAUD_DBT_PG_DATABASE": url.database or "",
+            }
+            return "postgres"
+        case other:
+            raise SettingInvalid(f"FRAUD_WAREHOUSE_URL: dbt has no target for {other!r}.")
+
+
+def _arguments(settings: Settings) -> list[str]:
+    target = target_of(settings)
+    folder = settings.dbt_target / target
+    return [
+        "--project-dir", str(PROJECT),
+        "--profiles-dir", str(PROJECT),
+        "--target", target,
+        "--target-path", str(folder),
+        "--log-path", str(folder / "logs"),
+    ]  # fmt: skip
+
+
+@cache
+def parsed_project(settings: Settings) -> Any:
+    """dbt's manifest object of the project, parsed once per process.
+
+    Raises:
+        ContractBroken: dbt cannot parse the project; the message is dbt's own.
+    """
+    from dbt.cli.main import dbtRunner
+
+    outcome = dbtRunner().invoke(["--quiet", "parse", *_arguments(settings)])
+    if not outcome.success:
+        raise ContractBroken(f"dbt cannot parse {PROJECT.name}: {outcome.exception}. Run: fraud doctor")
+    return outcome.result
+
+
+def manifest_path(settings: Settings | None = None) -> Path:
+    """Path of manifest.json, written anew when a file of the project is younger than it."""
+    settings = settings or load_settings()
+    path = settings.dbt_target / target_of(settings) / "manifest.json"
+    sources = [file for file in PROJECT.rglob("*") if file.suffix in {".sql", ".yml", ".yaml"}]
+    if not path.exists() or path.stat().st_mtime <= max(file.stat().st_mtime for file in sources):
+        parsed_project(settings)
+    return path
+
+
+class StageTranslator(DagsterDbtTranslator):
+    """A dbt model's folder is its stage: group and first part of its key, with no exception for any model."""
+
+    def __init__(self) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True, enable_source_tests_as_checks=True))
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        if dbt_resource_props["resource_type"] == "source":
+            return dg.AssetKey([dbt_resource_props["source_name"], dbt_resource_props["name"]])
+        return dg.AssetKey([dbt_resource_props["fqn"][1], dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return str(dbt_resource_props["fqn"][1])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        return ["team:fraud-models"]
+
+
+def build(
+    context: dg.AssetExecutionContext, window: Window, *, settings: Settings
+) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
+    """Build the selected models for a window and run their tests; yields each model's output and each test's result.
+
+    Raises:
+        dg.Failure: a model could not be built; the message is the database's own.
+    """
+    from dbt.cli.main import dbtRunner
+
+    variables = {"since": f"{window.since:%Y-%m-%d %H:%M:%S}", "until": f"{window.until:%Y-%m-%d %H:%M:%S}"}
+    selected = [f"fqn:{'.'.join(_fqn(context, key))}" for key in sorted(context.selected_asset_keys)]
+    outcome = dbtRunner(manifest=parsed_project(settings)).invoke(
+        ["--quiet", "build", *_arguments(settings), "--vars", json.dumps(variables)]
+        + ["--exclude-resource-type", "unit_test", "--select", *selected]
+    )
+    if outcome.exception is not None:
+        raise dg.Failure(f"dbt stopped: {outcome.exception}", allow_retries=False)
+    yield from _events(context, outcome.result, window)
+
+
+def _fqn(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
+    metadata = context.assets_def.specs_by_key[key].metadata
+    manifest = metadata["dagster_dbt/manifest"].value  # type: ignore[union-attr]
+    unique_id = metadata["dagster_dbt/unique_id"]
+    return list(manifest["nodes"][unique_id]["fqn"])
+
+
+def _events(
+    context: dg.AssetExecutionContext, result: Any, window: Window
+) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
+    translator = StageTranslator()
+    failures = []
+    for item in result.results:
+        kind, status = item.node.resource_type.value, str(item.status)
+        if kind == "model":
+            key = translator.get_asset_key(item.node.to_dict())
+            if status != "success":
+                failures.append(f"{key.to_user_string()} for {window}: {item.message}")
+                continue
+            metadata = {"execution_seconds": item.execution_time, "window": str(window)}
+            yield dg.Output(None, context.assets_def.get_output_name_for_asset_key(key), metadata=metadata)
+        elif kind == "test":
+            attached = _tested_key(item.node, translator, context)
+            if attached is not None:
+                yield dg.AssetCheckResult(
+                    check_name=item.node.name,
+                    asset_key=attached,
+                    passed=status == "pass",
+                    severity=dg.AssetCheckSeverity.WARN if status == "warn" else dg.AssetCheckSeverity.ERROR,
+                    metadata={"status": status, "failing_rows": item.failures or 0, "message": item.message or ""},
+                )
+    if failures:
+        raise dg.Failure("dbt could not build " + "; ".join(failures), allow_retries=False)
+
+
+def _tested_key(node: Any, translator: StageTranslator, context: dg.AssetExecutionContext) -> dg.AssetKey | None:
+    """The asset a test is declared on, where this run declared that check."""
+    names = {(spec.name, spec.asset_key) for spec in context.assets_def.check_specs}
+    matches = [key for name, key in names if name == node.name]
+    return matches[0] if matches else None

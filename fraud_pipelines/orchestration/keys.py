@@ -1,0 +1,31 @@
+"""Asset keys: `[stage, noun]`, the same words as group, folder, file and warehouse table. Spelled only here."""
+
+from dagster import AssetKey
+
+TRANSACTIONS = AssetKey(["raw", "transactions"])
+LABELS = AssetKey(["raw", "labels"])
+CUSTOMERS = AssetKey(["raw", "customers"])
+
+STG_TRANSACTIONS = AssetKey(["staging", "stg_transactions"])
+STG_LABELS = AssetKey(["staging", "stg_labels"])
+CARD_WINDOWS = AssetKey(["features", "card_windows"])
+MERCHANT_WINDOWS = AssetKey(["features", "merchant_windows"])
+TRANSACTION_FEATURES = AssetKey(["features", "transaction_features"])
+
+TRAINING_SET = AssetKey(["models", "training_set"])
+CANDIDATE = AssetKey(["models", "candidate"])
+EVALUATION = AssetKey(["models", "evaluation"])
+CHAMPION = AssetKey(["models", "champion"])
+BENTO = AssetKey(["models", "bento"])
+
+SCORES = AssetKey(["monitoring", "scores"])
+DRIFT = AssetKey(["monitoring", "drift"])
+PERFORMANCE = AssetKey(["monitoring", "performance"])
+FAIRNESS = AssetKey(["monitoring", "fairness"])
+PARITY = AssetKey(["monitoring", "parity"])
+
+MODEL_CARD = AssetKey(["compliance", "model_card"])
+COMPLIANCE_REPORT = AssetKey(["compliance", "compliance_report"])
+EVIDENCE_INDEX = AssetKey(["compliance", "evidence_index"])
+
+ONLINE_STATE = AssetKey(["operations", "online_state"])

@@ -1,0 +1,146 @@
+"""The only reader of environment variables: one frozen object, validated, every field documented.
+
+Each store is one URL. Nothing but that URL changes between the embedded form and a server.
+"""
+
+import contextlib
+import os
+import secrets
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fraud_pipelines.errors import SettingInvalid
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+# Libraries that would call home unless told otherwise. Set before any of them is imported.
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "EVIDENTLY_DISABLE_TELEMETRY": "1",
+}
+
+
+class Settings(BaseSettings):
+    """Settings of one installation, read from the environment and from `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FRAUD_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    home: Path = Field(PROJECT_ROOT / "var", description="Folder of everything the embedded form writes.")
+    env: Literal["local", "ci", "production"] = Field(
+        "local", description="Which schedules and sensors start by themselves: all of them in production, else none."
+    )
+    warehouse_url: str = Field("", description="Warehouse: duckdb:///path or postgresql+psycopg2://user:pw@host/db.")
+    ledger_url: str = Field("", description="Ledger: sqlite:///path or postgresql+psycopg2://...")
+    online_store_url: str = Field("", description="Online store: sqlite:///path or postgresql+psycopg2://...")
+    registry_url: str = Field("", description="MLflow tracking URI: sqlite:///path, postgresql+psycopg2://... or http://...")
+    artifacts_url: str = Field("", description="Where MLflow keeps artefacts: a folder or an object store URL.")
+    inbox: Path | None = Field(
+        None, description="Folder watched for new files: <inbox>/<mapping>/<file>. Default: <home>/inbox."
+    )
+    start_date: date | None = Field(None, description="First daily partition. Default: the first day ingested.")
+    token_key: SecretStr | None = Field(
+        None,
+        description="Secret that replaces card numbers by tokens, at least 32 characters. "
+        "Required in production; elsewhere one is generated in <home>/secrets.",
+    )
+    code_version: str = Field("", description="Version printed as evidence. Default: the package version and git commit.")
+    serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _fill_defaults(self) -> Self:
+        defaults = {
+            "warehouse_url": f"duckdb:///{self.home / 'warehouse.duckdb'}",
+            "ledger_url": f"sqlite:///{self.home / 'ledger.sqlite'}",
+            "online_store_url": f"sqlite:///{self.home / 'online_store.sqlite'}",
+            "registry_url": f"sqlite:///{self.home / 'registry' / 'mlflow.sqlite'}",
+            "artifacts_url": str(self.home / "registry" / "artifacts"),
+            "inbox": self.home / "inbox",
+        }
+        for name, default in defaults.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, default)
+        if self.env == "production" and self.token_key is None:
+            raise ValueError("token_key: FRAUD_TOKEN_KEY is required when FRAUD_ENV=production")
+        if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
+            raise ValueError("token_key: FRAUD_TOKEN_KEY must have at least 32 characters")
+        return self
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own instance folder; DAGSTER_HOME wins where it is set."""
+        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster")
+
+    @property
+    def bentoml_home(self) -> Path:
+        """BentoML's store of built Bentos; BENTOML_HOME wins where it is set."""
+        return Path(os.environ.get("BENTOML_HOME") or self.home / "bentoml")
+
+    @property
+    def reports(self) -> Path:
+        """Folder of generated documents: compliance PDFs, model cards, drift pages."""
+        return self.home / "reports"
+
+    @property
+    def dbt_target(self) -> Path:
+        """Folder of dbt's manifest and compiled SQL, so that dbt_project/ itself is never written to."""
+        return self.home / "dbt" / "target"
+
+    def card_token_key(self) -> bytes:
+        """The HMAC key of card tokens.
+
+        Outside production a missing key is generated once and kept in `<home>/secrets/token.key` (mode 0600).
+        """
+        if self.token_key is not None:
+            return self.token_key.get_secret_value().encode()
+        path = self.home / "secrets" / "token.key"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_hex(32))
+            # A link fails where another process was first: every process reads one and the same key.
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_bytes()
+
+
+@cache
+def load_settings() -> Settings:
+    """Read the settings once per process and switch off the telemetry of every library.
+
+    Raises:
+        SettingInvalid: names each setting that cannot be read, and why.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"FRAUD_{'_'.join(map(str, item['loc'])).upper() or '...'}: {item['msg']} (found {item['input']!r})"
+            if item["loc"]
+            else item["msg"].removeprefix("Value error, ")
+            for item in error.errors()
+        )
+        raise SettingInvalid(f"Settings cannot be read: {problems}. See .env.example for every setting.") from None
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("DAGSTER_HOME", str(settings.dagster_home))
+    os.environ.setdefault("BENTOML_HOME", str(settings.bentoml_home))
+    return settings

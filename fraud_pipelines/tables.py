@@ -1,0 +1,277 @@
+"""Each warehouse table that Python writes: grain, key, columns with unit and meaning.
+
+Types are the words both warehouses understand. Times are UTC timestamps with microseconds and no zone;
+money is integer minor units of `currency`. The features schema belongs to dbt, not to this file.
+"""
+
+from dataclasses import dataclass
+
+TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP, DATE = "text", "bigint", "double precision", "boolean", "timestamp", "date"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, what it means, and whether it may be null."""
+
+    type: str
+    meaning: str
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """One warehouse table.
+
+    `key` identifies a row; `time_column` is what a daily partition cuts, half open: [since, until).
+    """
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: dict[str, Column]
+    time_column: str | None = None
+
+    @property
+    def schema(self) -> str:
+        return self.name.split(".")[0]
+
+
+def _required(type_: str, meaning: str) -> Column:
+    return Column(type_, meaning, nullable=False)
+
+
+TRANSACTIONS = Table(
+    "raw.transactions",
+    "One row per transaction.",
+    key=("transaction_id",),
+    time_column="event_time",
+    columns={
+        "transaction_id": _required(TEXT, "Identifier given by the source."),
+        "event_time": _required(TIMESTAMP, "When it happened, UTC; also the moment it is known."),
+        "card_id": _required(TEXT, "Keyed token of the card; never a card number."),
+        "merchant_id": _required(TEXT, "Merchant or terminal."),
+        "amount_minor": _required(BIGINT, "Amount in minor units of the currency (cents)."),
+        "currency": _required(TEXT, "ISO 4217 code."),
+        "customer_id": Column(TEXT, "Owner of the card; joins raw.customers, never a feature."),
+        "category": Column(TEXT, "Merchant category code or name."),
+        "channel": Column(TEXT, "pos, online or atm."),
+        "country": Column(TEXT, "ISO 3166 country of the merchant."),
+        "device_id": Column(TEXT, "Device or terminal fingerprint."),
+        "home_latitude": Column(DOUBLE, "Cardholder's home, degrees."),
+        "home_longitude": Column(DOUBLE, "Cardholder's home, degrees."),
+        "merchant_latitude": Column(DOUBLE, "Merchant's place, degrees."),
+        "merchant_longitude": Column(DOUBLE, "Merchant's place, degrees."),
+        "source": _required(TEXT, "Mapping that read it."),
+        "ingestion_id": _required(TEXT, "Ingestion that brought it; see the ledger."),
+    },
+)
+
+LABELS = Table(
+    "raw.labels",
+    "One row per label arrival: what we learnt about one transaction, and when.",
+    key=("transaction_id", "known_at"),
+    time_column="known_at",
+    columns={
+        "transaction_id": _required(TEXT, "Transaction the label is about."),
+        "event_time": _required(TIMESTAMP, "When that transaction happened, UTC."),
+        "known_at": _required(TIMESTAMP, "First moment the label could be known, UTC."),
+        "is_fraud": _required(BOOLEAN, "True when the transaction was fraud."),
+        "label_source": _required(TEXT, "chargeback, analyst, matured or file."),
+        "ingestion_id": _required(TEXT, "Ingestion that brought it; see the ledger."),
+    },
+)
+
+CUSTOMERS = Table(
+    "raw.customers",
+    "One row per customer; attributes for fairness only, never features.",
+    key=("customer_id",),
+    columns={
+        "customer_id": _required(TEXT, "Owner of one or more cards."),
+        "age_band": Column(TEXT, "Age band in years, such as 25-34."),
+        "gender": Column(TEXT, "As the source gives it."),
+        "region": Column(TEXT, "Region of residence."),
+        "ingestion_id": _required(TEXT, "Ingestion that brought it; see the ledger."),
+    },
+)
+
+QUARANTINE = Table(
+    "raw.quarantine",
+    "One row per source row that broke the contract.",
+    key=("ingestion_id", "source_file", "source_row"),
+    columns={
+        "ingestion_id": _required(TEXT, "Ingestion that met it."),
+        "source_file": _required(TEXT, "File name without folders."),
+        "source_row": _required(BIGINT, "Row number in that file, from 1."),
+        "transaction_id": Column(TEXT, "Where readable."),
+        "reason": _required(TEXT, "What was expected and what was found; several joined by '; '."),
+        "row_json": _required(TEXT, "The mapped values as text, card number replaced by its token."),
+    },
+)
+
+EVALUATIONS = Table(
+    "models.evaluations",
+    "One row per model version, evaluation moment and metric.",
+    key=("model_version", "as_of", "metric"),
+    columns={
+        "model_version": _required(TEXT, "Registry version, or the name of a baseline."),
+        "as_of": _required(TIMESTAMP, "Moment of the evaluation: only labels known by then count."),
+        "metric": _required(TEXT, "Name of the metric."),
+        "value": Column(DOUBLE, "Its value; null where it is undefined on this sample."),
+        "rows": _required(BIGINT, "Rows it was computed on."),
+        "fraud_count": _required(BIGINT, "Frauds among them."),
+        "since": _required(TIMESTAMP, "First moment of the test window, inclusive."),
+        "until": _required(TIMESTAMP, "End of the test window, exclusive."),
+    },
+)
+
+EVALUATION_SCORES = Table(
+    "models.evaluation_scores",
+    "One row per model version and test transaction.",
+    key=("model_version", "transaction_id"),
+    time_column="event_time",
+    columns={
+        "model_version": _required(TEXT, "Registry version."),
+        "transaction_id": _required(TEXT, "Transaction scored."),
+        "event_time": _required(TIMESTAMP, "When it happened, UTC."),
+        "card_id": _required(TEXT, "Keyed token of the card."),
+        "amount_minor": _required(BIGINT, "Amount in minor units."),
+        "is_fraud": _required(BOOLEAN, "Mature label."),
+        "fraud_probability": _required(DOUBLE, "Model output in [0, 1]."),
+    },
+)
+
+ATTRIBUTIONS = Table(
+    "models.attributions",
+    "One row per model version and feature.",
+    key=("model_version", "feature"),
+    columns={
+        "model_version": _required(TEXT, "Registry version."),
+        "feature": _required(TEXT, "Feature name of the spec."),
+        "mean_absolute_shap": _required(DOUBLE, "Mean absolute SHAP value on the test sample, log-odds."),
+        "rows": _required(BIGINT, "Rows of the sample."),
+    },
+)
+
+SCORES = Table(
+    "monitoring.scores",
+    "One row per transaction: what the champion says about it.",
+    key=("transaction_id",),
+    time_column="event_time",
+    columns={
+        "transaction_id": _required(TEXT, "Transaction scored."),
+        "event_time": _required(TIMESTAMP, "When it happened, UTC."),
+        "model_version": _required(TEXT, "Registry version that scored it."),
+        "fraud_probability": _required(DOUBLE, "Model output in [0, 1]."),
+        "decision": _required(TEXT, "APPROVE, REVIEW or BLOCK at the version's thresholds."),
+    },
+)
+
+DRIFT = Table(
+    "monitoring.drift",
+    "One row per day, feature and method: distance of the trailing window from the training window.",
+    key=("day", "feature", "method"),
+    time_column="day",
+    columns={
+        "day": _required(TIMESTAMP, "Start of the partition; the trailing window ends with that day."),
+        "model_version": _required(TEXT, "Champion whose training window is the reference."),
+        "feature": _required(TEXT, "Feature, or fraud_probability for the model's output."),
+        "method": _required(TEXT, "wasserstein, ks or jensenshannon."),
+        "score": Column(DOUBLE, "Distance, or p-value for ks; null where a sample is empty."),
+        "threshold": _required(DOUBLE, "Limit the score was compared with."),
+        "is_drifted": _required(BOOLEAN, "Distance at or above the limit, or p-value below it."),
+        "reference_rows": _required(BIGINT, "Rows of the reference sample."),
+        "current_rows": _required(BIGINT, "Rows of the current sample."),
+    },
+)
+
+PERFORMANCE = Table(
+    "monitoring.performance",
+    "One row per day and metric, on labels mature at the end of that day.",
+    key=("day", "metric"),
+    time_column="day",
+    columns={
+        "day": _required(TIMESTAMP, "Start of the partition; labels known by its end count."),
+        "model_version": _required(TEXT, "Champion when computed."),
+        "metric": _required(TEXT, "Name of the metric."),
+        "value": Column(DOUBLE, "Its value; null where undefined on this sample."),
+        "rows": _required(BIGINT, "Scored transactions with a mature label."),
+        "fraud_count": _required(BIGINT, "Frauds among them."),
+        "unlabelled_rows": _required(BIGINT, "Scored transactions of the window left out: label not known yet."),
+    },
+)
+
+FAIRNESS = Table(
+    "monitoring.fairness",
+    "One row per day, attribute and group, on labels mature at the end of that day.",
+    key=("day", "attribute", "group_name"),
+    time_column="day",
+    columns={
+        "day": _required(TIMESTAMP, "Start of the partition; labels known by its end count."),
+        "model_version": _required(TEXT, "Champion when computed."),
+        "attribute": _required(TEXT, "age_band, gender or region."),
+        "group_name": _required(TEXT, "Value of the attribute; 'unknown' where absent."),
+        "rows": _required(BIGINT, "Scored transactions with a mature label."),
+        "fraud_count": _required(BIGINT, "Frauds among them."),
+        "flagged_share": Column(DOUBLE, "Share in REVIEW or BLOCK, [0, 1]."),
+        "blocked_share": Column(DOUBLE, "Share in BLOCK, [0, 1]."),
+        "false_positive_rate": Column(DOUBLE, "Flagged share of genuine transactions; null without any."),
+        "true_positive_rate": Column(DOUBLE, "Flagged share of frauds; null without any."),
+        "precision": Column(DOUBLE, "Fraud share of flagged transactions; null without any."),
+        "is_suppressed": _required(BOOLEAN, "Group too small for its rates to be read."),
+    },
+)
+
+PARITY = Table(
+    "monitoring.parity",
+    "One row per day and feature: served values against the warehouse.",
+    key=("day", "feature"),
+    time_column="day",
+    columns={
+        "day": _required(TIMESTAMP, "Start of the partition: day of the served transactions."),
+        "feature": _required(TEXT, "Feature name of the spec."),
+        "compared_count": _required(BIGINT, "Served transactions found in the warehouse."),
+        "mismatch_count": _required(BIGINT, "Of these, values that differ."),
+        "largest_difference": Column(DOUBLE, "Largest absolute difference; null where one side was null."),
+        "absent_count": _required(BIGINT, "Served transactions not in the warehouse (yet)."),
+    },
+)
+
+EVIDENCE_INDEX = Table(
+    "compliance.evidence_index",
+    "One row per number printed in a report.",
+    key=("report_id", "number_id"),
+    columns={
+        "report_id": _required(TEXT, "Report that prints it."),
+        "number_id": _required(TEXT, "Section and position, such as 6.1."),
+        "label": _required(TEXT, "What the number says."),
+        "printed_value": _required(TEXT, "As printed, or NOT AVAILABLE."),
+        "asset": _required(TEXT, "Asset it comes from."),
+        "partition": Column(TEXT, "Partition of that asset, where it has one."),
+        "run_id": Column(TEXT, "Dagster run that materialized it."),
+        "code_version": _required(TEXT, "Code that computed it."),
+        "data_hash": Column(TEXT, "Hash of the rows it was computed from."),
+    },
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        TRANSACTIONS,
+        LABELS,
+        CUSTOMERS,
+        QUARANTINE,
+        EVALUATIONS,
+        EVALUATION_SCORES,
+        ATTRIBUTIONS,
+        SCORES,
+        DRIFT,
+        PERFORMANCE,
+        FAIRNESS,
+        PARITY,
+        EVIDENCE_INDEX,
+    )
+}
+
+# Written by dbt and by models/training_set: their columns follow the feature spec.
+TRANSACTION_FEATURES = "features.transaction_features"
+TRAINING_SET = "models.training_set"
