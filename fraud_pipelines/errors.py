@@ -17,7 +17,8 @@ what was found and the next command.
         ├── WarehouseUnavailable
         ├── LedgerUnavailable
         ├── OnlineStoreUnavailable
-        └── RegistryUnavailable
+        ├── RegistryUnavailable
+        └── ServiceUnavailable
 """
 
 
@@ -93,3 +94,7 @@ class OnlineStoreUnavailable(RetryableError):
 
 class RegistryUnavailable(RetryableError):
     """The model registry cannot be reached now."""
+
+
+class ServiceUnavailable(RetryableError):
+    """The scoring service does not answer."""

@@ -1,0 +1,153 @@
+"""The guided tour: simulated data through the whole lineage, the service, and a summary of what came out."""
+
+import json
+import time
+from datetime import date, timedelta
+from typing import Any
+
+from fraud_pipelines import tables
+from fraud_pipelines.errors import SettingInvalid
+from fraud_pipelines.ledger import open_ledger
+from fraud_pipelines.settings import Settings
+from fraud_pipelines.warehouse import open_warehouse
+
+START = date(2026, 1, 1)
+SEED = 7
+# The last days differ from the rest, so that drift has something to find.
+DRIFT_DAYS = 7
+# Long enough for the windows of performance and fairness (limits.py).
+SCORED_DAYS = 42
+
+
+def run_demo(settings: Settings, *, days: int, port: int) -> None:
+    """Run every stage on `days` simulated days and print the outcome. Running it again changes nothing but the log.
+
+    Raises:
+        SettingInvalid: this installation is a production one, or its warehouse holds other data.
+    """
+    from fraud_pipelines.orchestration import keys
+    from fraud_pipelines.orchestration.partitions import window_between
+    from fraud_pipelines.orchestration.running import RunOutcome, run_job
+    from fraud_pipelines.orchestration.schedules import retrain_config
+    from fraud_pipelines.orchestration.sensors import ingest_config
+    from fraud_pipelines.raw.ingestion import days_in
+    from fraud_pipelines.raw.simulator import SimulationConfig, simulate, write
+    from fraud_pipelines.terminal import output, working
+
+    _refuse_other_data(settings)
+    began = time.monotonic()
+    last_day = START + timedelta(days=days - 1)
+    folder = settings.home / "simulated"
+
+    output.print(f"[bold]1/6[/] Simulate {days} days of card payments")
+    config = SimulationConfig(
+        start=START, days=days, seed=SEED, drift_from=last_day - timedelta(days=DRIFT_DAYS - 1)
+    )
+    write(simulate(config), folder)
+
+    def run(name: str, title: str, **arguments: Any) -> RunOutcome:
+        with working(title) as on_step:
+            return run_job(name, settings=settings, on_step=on_step, **arguments)
+
+    output.print("[bold]2/6[/] Ingest them, check them, build features")
+    first, last = days_in(folder, "simulator")
+    everything = window_between(first.isoformat(), last.isoformat())
+    run("ingest_job", "ingest_job", window=everything, run_config=ingest_config(folder, "simulator"))
+
+    output.print("[bold]3/6[/] Train, evaluate, promote through the gates, build the Bento")
+    as_of = last_day + timedelta(days=1)
+    training = run("retrain_job", "retrain_job", run_config=retrain_config(f"{as_of}T00:00:00"))
+
+    output.print("[bold]4/6[/] Score in batch, measure drift, performance and fairness")
+    scored = window_between((last_day - timedelta(days=SCORED_DAYS - 1)).isoformat(), last_day.isoformat())
+    today = window_between(last_day.isoformat(), last_day.isoformat())
+    run("daily_job", "batch scores", window=scored, assets=[keys.SCORES])
+    monitoring = run("daily_job", "monitoring", window=today, assets=[keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS])
+
+    output.print("[bold]5/6[/] Serve the champion and score over HTTP")
+    run("online_state_job", "online_state")
+    answers = _score_over_http(settings, last_day, port)
+    parity = run("daily_job", "parity", window=today, assets=[keys.PARITY])
+
+    output.print("[bold]6/6[/] Write the compliance documents")
+    report = run("publish_compliance_job", "publish_compliance_job")
+
+    _summarize(
+        settings,
+        training=training.of(keys.EVALUATION),
+        drift=monitoring.of(keys.DRIFT),
+        parity=parity.of(keys.PARITY),
+        report=report.of(keys.COMPLIANCE_REPORT),
+        answers=answers,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _refuse_other_data(settings: Settings) -> None:
+    if settings.env == "production":
+        raise SettingInvalid("The demo writes simulated transactions; this installation has FRAUD_ENV=production.")
+    others = {row.mapping for row in open_ledger(settings.ledger_url).ingestions()} - {"simulator"}
+    if others:
+        raise SettingInvalid(
+            f"{settings.home} already holds data of {', '.join(sorted(others))}, which the demo must not mix with. "
+            "Give the demo a home of its own: FRAUD_HOME=var/demo fraud demo"
+        )
+
+
+def _score_over_http(settings: Settings, day: date, port: int) -> list[dict[str, Any]]:
+    """Post five of the day's transactions, from the most to the least suspicious, and print the answers."""
+    from fraud_pipelines.models.serve import running_service
+    from fraud_pipelines.scoring_client import as_request, post_transaction
+    from fraud_pipelines.terminal import table
+
+    ranked = open_warehouse(settings.warehouse_url).query(
+        f"select t.* from {tables.SCORES.name} s join {tables.TRANSACTIONS.name} t using (transaction_id) "
+        "where cast(s.event_time as date) = cast(:day as date) order by s.fraud_probability desc, t.transaction_id",
+        day=day,
+    )
+    picks = [0, 1, len(ranked) // 100, len(ranked) // 2, len(ranked) - 1]
+    bodies = [as_request(ranked.iloc[pick]) for pick in sorted(set(picks)) if pick < len(ranked)]
+    with running_service(settings, port=port) as base_url:
+        answers = [post_transaction(base_url, body) for body in sorted(bodies, key=lambda body: body["event_time"])]
+    table(
+        f"POST {base_url}/score",
+        ["transaction", "decision", "probability", "first reason", "ms"],
+        [
+            [answer["transaction_id"], answer["decision"], f"{answer['fraud_probability']:.4f}",
+             answer["reasons"][0]["words"] if answer["reasons"] else None, f"{answer['processing_time_ms']:.1f}"]
+            for answer in answers
+        ],
+    )  # fmt: skip
+    return answers
+
+
+def _summarize(
+    settings: Settings,
+    *,
+    training: dict[str, Any],
+    drift: dict[str, Any],
+    parity: dict[str, Any],
+    report: dict[str, Any],
+    answers: list[dict[str, Any]],
+    seconds: float,
+) -> None:
+    from fraud_pipelines.terminal import output
+
+    ledger = open_ledger(settings.ledger_url)
+    latest = ledger.promotions()[-1]
+    output.print(f"\n[bold]Done in {seconds:.0f} s[/]")
+    for name, value in training.items():
+        if isinstance(value, int | float) and not name.startswith("dagster/"):
+            output.print(f"  test {name}: {value:.4f}" if isinstance(value, float) else f"  test {name}: {value:,}")
+    output.print(f"  champion: version {ledger.champion_at()} (last decision: {latest.kind} {latest.model_version})")
+    output.print(f"  drift: {drift.get('verdict', 'NOT AVAILABLE')}")
+    output.print(f"  served features that differ from the warehouse: {parity.get('mismatch_count', 'NOT AVAILABLE')}")
+    output.print(f"  decisions over HTTP: {json.dumps([answer['decision'] for answer in answers])}")
+    output.print(f"  compliance PDF: {report.get('path', 'NOT AVAILABLE')}")
+    output.print(
+        "\nLook at next\n"
+        "  make ui                      the lineage, every run and check: http://localhost:3001\n"
+        "  make serve                   the champion: http://localhost:3000 (API documentation on the same page)\n"
+        "  .venv/bin/fraud champion     which model decided when, and why\n"
+        "  .venv/bin/fraud --help       everything else"
+    )

@@ -1,0 +1,50 @@
+"""Jobs: named selections of the one graph, each a verb and what it does."""
+
+import dagster as dg
+
+from fraud_pipelines.orchestration import keys
+from fraud_pipelines.orchestration.partitions import daily_partitions
+
+FEATURES = (
+    keys.STG_TRANSACTIONS,
+    keys.STG_LABELS,
+    keys.CARD_WINDOWS,
+    keys.MERCHANT_WINDOWS,
+    keys.TRANSACTION_FEATURES,
+)
+
+ingest_job = dg.define_asset_job(
+    "ingest_job",
+    selection=dg.AssetSelection.assets(keys.TRANSACTIONS, keys.LABELS, keys.CUSTOMERS, *FEATURES),
+    partitions_def=daily_partitions,
+    description="Load one source, check it, and build the features of its days.",
+)
+
+daily_job = dg.define_asset_job(
+    "daily_job",
+    selection=dg.AssetSelection.assets(*FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY),
+    partitions_def=daily_partitions,
+    description="A day's features, scores, drift, performance, fairness and parity.",
+)
+
+retrain_job = dg.define_asset_job(
+    "retrain_job",
+    selection=dg.AssetSelection.assets(
+        keys.TRAINING_SET, keys.CANDIDATE, keys.EVALUATION, keys.CHAMPION, keys.BENTO
+    ),
+    description="Train a candidate as of a moment, evaluate it beside the champion, promote it if the gates allow.",
+)
+
+publish_compliance_job = dg.define_asset_job(
+    "publish_compliance_job",
+    selection=dg.AssetSelection.groups("compliance"),
+    description="Model card, compliance PDF and evidence index of the champion.",
+)
+
+online_state_job = dg.define_asset_job(
+    "online_state_job",
+    selection=dg.AssetSelection.assets(keys.ONLINE_STATE),
+    description="Push warehouse history into the online store that serving reads.",
+)
+
+JOBS = (ingest_job, daily_job, retrain_job, publish_compliance_job, online_state_job)

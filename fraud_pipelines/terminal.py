@@ -1,0 +1,51 @@
+"""What people see in a terminal: one console, progress bars, tables. No logic of the domain."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fraud_pipelines import progress
+
+# Dagster captures file descriptors 1 and 2 while a step works; a copy of the terminal stays ours.
+_terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+console = Console(file=_terminal, highlight=False)
+output = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def working(title: str) -> Iterator[Any]:
+    """Progress of one run: a line per step, a bar for whatever counts its rows. Yields the step listener."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        head = bars.add_task(title, total=None)
+        counted: dict[str, Any] = {}
+
+        def on_step(step: str, state: str) -> None:
+            name = step.replace("__", "/")
+            if state == "started":
+                bars.update(head, description=f"{title}: {name}")
+            else:
+                mark = "[green]✓[/]" if state == "finished" else "[red]✗[/]"
+                bars.console.print(f"  {mark} {name}")
+
+        def on_count(what: str, done: int, total: int) -> None:
+            if what not in counted:
+                counted[what] = bars.add_task(f"  {what}", total=total)
+            bars.update(counted[what], completed=done, total=total)
+
+        with progress.listening(on_count):
+            yield on_step
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table on standard output; None prints as a dash."""
+    grid = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*("-" if cell is None else str(cell) for cell in row))
+    output.print(grid)
