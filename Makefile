@@ -1,6 +1,6 @@
 # Everything runs in .venv, made from uv.lock. On a machine without uv, one is installed in .uv from the package index.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format ui serve doctor lineage docs bench clean
+.PHONY: help install demo test lint format ui serve doctor lineage dictionary clean
 
 PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
   command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
@@ -55,7 +55,7 @@ doctor: install ## Check settings, stores and tools
 lineage: install ## Rewrite the lineage snapshot after a change of the graph
 	@$(FRAUD) lineage > tests/definitions/lineage.txt
 
-docs: install ## Rewrite the generated documentation
+dictionary: install ## Rewrite the data dictionary after a change of the feature spec
 	@$(FRAUD) dictionary > docs/data-dictionary.md
 
 clean: ## Remove everything the embedded form wrote (var/), not the environment

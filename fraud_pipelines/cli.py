@@ -1,5 +1,6 @@
 """The command `fraud`: parses, calls, prints. What it runs are the project's own jobs and domain functions."""
 
+import getpass
 import json
 import os
 import sys
@@ -7,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from fraud_pipelines.errors import FraudPipelinesError, SettingInvalid
@@ -27,21 +27,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Day = Annotated[
-    datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DAY", help="ISO day, UTC; inclusive.")
-]
-
 
 def main() -> NoReturn:
     """Run the command line; errors of the project end with their own exit code and no traceback."""
     try:
-        result = app(standalone_mode=False)
-        sys.exit(result if isinstance(result, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
+        sys.exit(0)
     except FraudPipelinesError as error:
         from fraud_pipelines.terminal import console
 
@@ -87,16 +78,17 @@ def simulate(
     )
 
 
-@app.command(epilog="Examples:  fraud ingest transactions.parquet --mapping handbook   |   fraud ingest data/ --mapping my.yml")
+@app.command(
+    epilog="Examples:  fraud ingest transactions.parquet --mapping handbook   |   fraud ingest data/ --mapping my.yml"
+)
 def ingest(
     path: Annotated[Path, typer.Argument(exists=True, help="A CSV or Parquet file, or a folder of them.")],
     mapping: Annotated[str, typer.Option(help="handbook, sparkov, simulator, or the path of your own mapping file.")],
 ) -> None:
     """Load transactions and labels: tokenized, checked, each row once. The same file again changes nothing."""
     from fraud_pipelines.orchestration import keys
-    from fraud_pipelines.orchestration.partitions import window_between
+    from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
     from fraud_pipelines.orchestration.running import run_job
-    from fraud_pipelines.orchestration.sensors import ingest_config
     from fraud_pipelines.raw.ingestion import days_in
     from fraud_pipelines.terminal import output, table, working
 
@@ -107,7 +99,7 @@ def ingest(
         outcome = run_job(
             "ingest_job",
             settings=settings,
-            window=window_between(first.isoformat(), last.isoformat()),
+            window=ingestible_window(first, last),
             run_config=ingest_config(path, mapping),
             assets=[keys.TRANSACTIONS, keys.LABELS, keys.CUSTOMERS],
             on_step=on_step,
@@ -123,11 +115,13 @@ def ingest(
     output.print("Next: fraud materialize features   then   fraud train")
 
 
-@app.command(epilog="Examples:  fraud materialize features   |   fraud materialize monitoring/drift --from 2026-03-25 --to 2026-03-31")
+@app.command(
+    epilog="Examples:  fraud materialize features   |   fraud materialize monitoring/drift --from 2026-03-25 --to 2026-03-31"
+)
 def materialize(
     selection: Annotated[list[str], typer.Argument(help="Stages (features) or assets (monitoring/drift).")],
-    from_: Annotated[Day, typer.Option("--from")] = None,
-    to: Annotated[Day, typer.Option("--to")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")] = None,
 ) -> None:
     """Materialize stages or assets for a range of days, in a single run. Without days: all that were ingested."""
     from fraud_pipelines.orchestration.running import run_job
@@ -136,23 +130,30 @@ def materialize(
 
     settings = load_settings()
     chosen = select(selection)
-    window = _window(settings, from_, to) if needs_days(chosen) else None
+    window = _window(settings, since, until) if needs_days(chosen) else None
     with working("Materializing") as on_step:
         outcome = run_job("", settings=settings, window=window, assets=chosen, on_step=on_step)
     table(
         f"Materialized{f' {window}' if window else ''}",
         ["asset", "rows"],
-        [[key.to_user_string(), _count(metadata.get("dagster/row_count"))] for key, metadata in outcome.metadata.items()],
+        [
+            [key.to_user_string(), _count(metadata.get("dagster/row_count"))]
+            for key, metadata in outcome.metadata.items()
+        ],
     )
     _print_failed_checks(outcome.checks)
     output.print(f"Run {outcome.run_id}. Next: fraud ui")
 
 
-@app.command(epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 7 --validation-days 1 --test-days 7")
+@app.command(
+    epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 7 --validation-days 1 --test-days 7"
+)
 def train(
     as_of: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."),
+        typer.Option(
+            formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
+        ),
     ] = None,
     train_days: Annotated[int, typer.Option(min=1, help="Days of training data, validation included.")] = 56,
     validation_days: Annotated[int, typer.Option(min=0, help="Last days of these: thresholds are chosen there.")] = 7,
@@ -185,22 +186,27 @@ def train(
 def promote(
     version: Annotated[str, typer.Argument(help="Registry version to make champion.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = os.environ.get("USER", "unknown"),
+    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = getpass.getuser(),
+    force: Annotated[bool, typer.Option("--force", help="Past failed gates; the ledger row says so.")] = False,
 ) -> None:
     """Make a version champion by hand, if its recorded gates allow. A refusal is a ledger row, too."""
     from fraud_pipelines.models.promotion import promote_by_hand
     from fraud_pipelines.terminal import output
 
     ledger, registry = _ledger_and_registry()
-    row = promote_by_hand(registry, ledger, version=version, actor=actor, reason=reason)
-    output.print(f"Champion is version {row.model_version} (before: {row.previous_version or 'none'}), promotion {row.promotion_id}.")
+    row = promote_by_hand(registry, ledger, version=version, actor=actor, reason=reason, force=force)
+    output.print(
+        f"Champion is version {row.model_version} (before: {row.previous_version or 'none'}), promotion {row.promotion_id}."
+    )
 
 
-@app.command(epilog="Examples:  fraud rollback --reason 'alert storm'   |   fraud rollback --to 2 --reason 'ticket 815'")
+@app.command(
+    epilog="Examples:  fraud rollback --reason 'alert storm'   |   fraud rollback --to 2 --reason 'ticket 815'"
+)
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
     to: Annotated[str | None, typer.Option(help="Version to return to. Default: the champion before this one.")] = None,
-    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = os.environ.get("USER", "unknown"),
+    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = getpass.getuser(),
 ) -> None:
     """Return to an earlier champion at once; nothing is retrained."""
     from fraud_pipelines.models.promotion import rollback
@@ -235,7 +241,9 @@ def champion(
     )  # fmt: skip
 
 
-@app.command(epilog="Examples:  fraud score payment.json   |   fraud score --id 8841   |   fraud score - < payment.json")
+@app.command(
+    epilog="Examples:  fraud score payment.json   |   fraud score --id 8841   |   fraud score - < payment.json"
+)
 def score(
     file: Annotated[str | None, typer.Argument(help="JSON file with one transaction; - reads standard input.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Score a transaction of the warehouse instead.")] = None,
@@ -247,7 +255,7 @@ def score(
 
     settings = load_settings()
     if (file is None) == (id_ is None):
-        raise click.UsageError("Give either a JSON file or --id TRANSACTION_ID. Example: fraud score payment.json")
+        raise typer.BadParameter("Give either a JSON file or --id TRANSACTION_ID. Example: fraud score payment.json")
     if id_ is not None:
         transaction = stored_transaction(settings, id_)
     else:
@@ -255,22 +263,53 @@ def score(
         try:
             transaction = json.loads(text)
         except json.JSONDecodeError as error:
-            raise click.UsageError(f"{file} is not JSON: {error}") from error
+            raise typer.BadParameter(f"{file} is not JSON: {error}") from error
     answer = post_transaction(url or f"http://127.0.0.1:{settings.serving_port}", transaction)
     output.print_json(json.dumps(answer))
 
 
 @app.command(epilog="Example:  fraud report")
-def report() -> None:
-    """Write the champion's model card, compliance PDF and evidence index."""
+def report(
+    as_of: Annotated[str | None, typer.Option(help="ISO time, UTC; only what was known by then is printed.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Write nothing; compare every document with its hash.")
+    ] = False,
+) -> None:
+    """Write the champion's model card, compliance PDF and evidence index, or verify those written before."""
+    if verify:
+        _verify_documents()
+        return
     from fraud_pipelines.orchestration import keys
     from fraud_pipelines.orchestration.running import run_job
     from fraud_pipelines.terminal import output, working
 
     with working("Writing the report") as on_step:
-        outcome = run_job("publish_compliance_job", settings=load_settings(), on_step=on_step)
+        steps = ("compliance__model_card", "compliance__compliance_report")
+        config = {"ops": {step: {"config": {"as_of": as_of}} for step in steps}} if as_of else None
+        outcome = run_job("publish_compliance_job", settings=load_settings(), run_config=config, on_step=on_step)
     output.print(str(outcome.of(keys.COMPLIANCE_REPORT).get("path", "")))
     _print_failed_checks(outcome.checks)
+
+
+def _verify_documents() -> None:
+    from fraud_pipelines.compliance.archive import verify_archive
+    from fraud_pipelines.errors import ContractBroken
+    from fraud_pipelines.ledger import open_ledger
+    from fraud_pipelines.terminal import output
+
+    files = verify_archive(open_ledger(load_settings().ledger_url).reports())
+    for file in files:
+        output.print(
+            f"{'ok     ' if file.is_intact else 'BROKEN '} {file.report.sha256}  {file.report.path}", soft_wrap=True
+        )
+    broken = [file.report.path for file in files if not file.is_intact]
+    if broken:
+        raise ContractBroken(
+            f"{len(broken)} of {len(files)} documents are gone or differ from the ledger's hash, first {broken[0]}. "
+            "Take them out of circulation and print them again: fraud report --as-of MOMENT"
+        )
+    if not files:
+        output.print("The ledger has no documents yet. Run: fraud report")
 
 
 @app.command(epilog="Examples:  fraud serve   |   fraud serve --port 3005")
@@ -286,14 +325,19 @@ def serve(
 
 
 @app.command(epilog="Example:  fraud ui --port 3001")
-def ui(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3001) -> NoReturn:
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3001,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> NoReturn:
     """Open the Dagster UI and its daemon on this installation."""
     from fraud_pipelines.orchestration.running import open_instance
 
     open_instance(load_settings()).dispose()
     program = Path(sys.executable).with_name("dagster")
     os.chdir(PROJECT_ROOT)
-    os.execv(program, [str(program), "dev", "-w", "workspace.yaml", "-p", str(port)])
+    # `dagster dev` recommends its successor, a development tool that is not installed in production.
+    os.environ["PYTHONWARNINGS"] = "ignore:Function `dev_command` is superseded"
+    os.execv(program, [str(program), "dev", "-w", "workspace.yaml", "-h", host, "-p", str(port)])
 
 
 @app.command(epilog="Example:  fraud doctor")
@@ -329,18 +373,20 @@ def dictionary() -> None:
 def _window(settings: Settings, first: datetime | None, last: datetime | None) -> Any:
     from fraud_pipelines.errors import MissingPartition
     from fraud_pipelines.ledger import open_ledger
-    from fraud_pipelines.orchestration.partitions import window_between
+    from fraud_pipelines.orchestration.ingesting import ingestible_window
 
     ingestions = open_ledger(settings.ledger_url).ingestions()
     starts = [row.first_day for row in ingestions if row.first_day]
     ends = [row.last_day for row in ingestions if row.last_day]
     if not starts and (first is None or last is None):
-        raise MissingPartition("Nothing has been ingested, so no day can be chosen. Run: fraud ingest FILE --mapping NAME")
+        raise MissingPartition(
+            "Nothing has been ingested, so no day can be chosen. Run: fraud ingest FILE --mapping NAME"
+        )
     since = first.date() if first else min(starts)
     until = last.date() if last else max(ends)
     if until < since:
-        raise click.UsageError(f"--to {until} lies before --from {since}.")
-    return window_between(since.isoformat(), until.isoformat())
+        raise typer.BadParameter(f"--to {until} lies before --from {since}.")
+    return ingestible_window(since, until)
 
 
 def _ledger_and_registry() -> Any:
@@ -357,7 +403,9 @@ def _print_failed_checks(checks: list[Any]) -> None:
     failed = [check for check in checks if not check.passed]
     output.print(f"checks: {len(checks) - len(failed)} passed, {len(failed)} failed")
     for check in failed:
-        numbers = ", ".join(f"{name}={value}" for name, value in check.metadata.items() if not isinstance(value, dict | list))
+        numbers = ", ".join(
+            f"{name}={value}" for name, value in check.metadata.items() if not isinstance(value, dict | list)
+        )
         output.print(f"  {check.severity} {check.asset}: {check.name}  {numbers}")
 
 

@@ -26,10 +26,10 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
         SettingInvalid: this installation is a production one, or its warehouse holds other data.
     """
     from fraud_pipelines.orchestration import keys
+    from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
     from fraud_pipelines.orchestration.partitions import window_between
     from fraud_pipelines.orchestration.running import RunOutcome, run_job
     from fraud_pipelines.orchestration.schedules import retrain_config
-    from fraud_pipelines.orchestration.sensors import ingest_config
     from fraud_pipelines.raw.ingestion import days_in
     from fraud_pipelines.raw.simulator import SimulationConfig, simulate, write
     from fraud_pipelines.terminal import output, working
@@ -50,8 +50,7 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
             return run_job(name, settings=settings, on_step=on_step, **arguments)
 
     output.print("[bold]2/6[/] Ingest them, check them, build features")
-    first, last = days_in(folder, "simulator")
-    everything = window_between(first.isoformat(), last.isoformat())
+    everything = ingestible_window(*days_in(folder, "simulator"))
     run("ingest_job", "ingest_job", window=everything, run_config=ingest_config(folder, "simulator"))
 
     output.print("[bold]3/6[/] Train, evaluate, promote through the gates, build the Bento")
@@ -113,8 +112,9 @@ def _score_over_http(settings: Settings, day: date, port: int) -> list[dict[str,
         f"POST {base_url}/score",
         ["transaction", "decision", "probability", "first reason", "ms"],
         [
-            [answer["transaction_id"], answer["decision"], f"{answer['fraud_probability']:.4f}",
-             answer["reasons"][0]["words"] if answer["reasons"] else None, f"{answer['processing_time_ms']:.1f}"]
+            [answer["transaction_id"], answer["decision"], answer["fraud_probability"],
+             answer["fallback"] or (answer["reasons"][0]["words"] if answer["reasons"] else None),
+             f"{answer['processing_time_ms']:.1f}"]
             for answer in answers
         ],
     )  # fmt: skip
@@ -140,8 +140,11 @@ def _summarize(
         if isinstance(value, int | float) and not name.startswith("dagster/"):
             output.print(f"  test {name}: {value:.4f}" if isinstance(value, float) else f"  test {name}: {value:,}")
     output.print(f"  champion: version {ledger.champion_at()} (last decision: {latest.kind} {latest.model_version})")
-    output.print(f"  drift: {drift.get('verdict', 'NOT AVAILABLE')}")
-    output.print(f"  served features that differ from the warehouse: {parity.get('mismatch_count', 'NOT AVAILABLE')}")
+    output.print(
+        f"  drift: {'detected' if drift['is_drifted'] else 'not detected'}, {drift['drifted_features']} features "
+        f"({drift['drifted_share']:.0%}), worst {drift['worst_feature']}; page {drift['page']}"
+    )
+    output.print(f"  served features that differ from the warehouse: {parity['mismatches']}")
     output.print(f"  decisions over HTTP: {json.dumps([answer['decision'] for answer in answers])}")
     output.print(f"  compliance PDF: {report.get('path', 'NOT AVAILABLE')}")
     output.print(

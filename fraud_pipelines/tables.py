@@ -275,3 +275,4 @@ TABLES: dict[str, Table] = {
 # Written by dbt and by models/training_set: their columns follow the feature spec.
 TRANSACTION_FEATURES = "features.transaction_features"
 TRAINING_SET = "models.training_set"
+TRAINING_SPLIT = "models.training_split"  # one row: the windows and hashes of models.training_set

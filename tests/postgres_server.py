@@ -117,8 +117,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         if user:
             os.chown(data, user["user"], user["group"])  # type: ignore[arg-type]
         created = subprocess.run(
-            [str(bin_ / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-            + ["--locale=C", "--no-sync"],
+            [
+                *(str(bin_ / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
+                *("-E", "UTF8", "--locale=C", "--no-sync"),
+            ],
             capture_output=True, text=True, **_started_by(user),
         )  # fmt: skip
         if created.returncode != 0:
@@ -129,11 +131,13 @@ def postgres_server() -> Iterator[PostgresServer]:
         log = root / "server.log"
         with log.open("wb") as output:
             server = subprocess.Popen(
-                [str(bin_ / "postgres"), "-D", str(data), "-p", str(port)]
-                + ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-                # Durability is not what these tests are about, and an fsync costs more than most of them.
-                + ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
-                + ["-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "timezone=UTC"],
+                [
+                    *(str(bin_ / "postgres"), "-D", str(data), "-p", str(port)),
+                    *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+                    # Durability is not what these tests are about, and an fsync costs more than most of them.
+                    *("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"),
+                    *("-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "timezone=UTC"),
+                ],
                 stdout=output, stderr=subprocess.STDOUT, **_started_by(user),
             )  # fmt: skip
         _wait_until_ready(server, port, log)

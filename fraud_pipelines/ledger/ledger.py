@@ -40,7 +40,13 @@ def open_ledger(url: str) -> "Ledger":
             f"FRAUD_LEDGER_URL: expected sqlite:///path or postgresql+psycopg2://..., found scheme {scheme!r}."
         )
     if scheme == "sqlite":
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(url.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerUnavailable(
+                f"The ledger's folder {folder} cannot be made: {error}. Is FRAUD_LEDGER_URL right?"
+            ) from error
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://", 1), pool_pre_ping=True)
     if scheme == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)

@@ -15,8 +15,11 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings
 from sqlalchemy.engine import make_url
 
 from fraud_pipelines.errors import ContractBroken, SettingInvalid
+from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import Window
 from fraud_pipelines.settings import PROJECT_ROOT, Settings, load_settings
+from fraud_pipelines.tables import TRANSACTION_FEATURES
+from fraud_pipelines.warehouse import open_warehouse
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 
@@ -108,25 +111,45 @@ def build(
     from dbt.cli.main import dbtRunner
 
     variables = {"since": f"{window.since:%Y-%m-%d %H:%M:%S}", "until": f"{window.until:%Y-%m-%d %H:%M:%S}"}
-    selected = [f"fqn:{'.'.join(_fqn(context, key))}" for key in sorted(context.selected_asset_keys)]
-    outcome = dbtRunner(manifest=parsed_project(settings)).invoke(
-        ["--quiet", "build", *_arguments(settings), "--vars", json.dumps(variables)]
-        + ["--exclude-resource-type", "unit_test", "--select", *selected]
-    )
+    selected = sorted(key.path[-1] for key in context.selected_asset_keys)
+    runner = dbtRunner(manifest=parsed_project(settings))
+    try:
+        outcome = runner.invoke(
+            ["--quiet", "build", *_arguments(settings), "--vars", json.dumps(variables)]
+            + ["--exclude-resource-type", "unit_test", "--select", *selected]
+        )
+    finally:
+        _release_warehouse(settings)
     if outcome.exception is not None:
         raise dg.Failure(f"dbt stopped: {outcome.exception}", allow_retries=False)
-    yield from _events(context, outcome.result, window)
+    yield from _events(context, outcome.result, window, settings)
 
 
-def _fqn(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
-    metadata = context.assets_def.specs_by_key[key].metadata
-    manifest = metadata["dagster_dbt/manifest"].value  # type: ignore[union-attr]
-    unique_id = metadata["dagster_dbt/unique_id"]
-    return list(manifest["nodes"][unique_id]["fqn"])
+def _release_warehouse(settings: Settings) -> None:
+    """Let go of the database: dbt-duckdb keeps its file open, locked against every other process, until told."""
+    if target_of(settings) == "duckdb":
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        DuckDBConnectionManager.close_all_connections()
+
+
+def _evidence(window: Window, settings: Settings) -> dict[str, int | str]:
+    """Rows and hash of the table everything downstream reads."""
+    with open_warehouse(settings.warehouse_url).session() as session:
+        count = session.query(
+            f"select count(*) as n from {TRANSACTION_FEATURES} where event_time >= :since and event_time < :until",
+            since=window.since,
+            until=window.until,
+        )["n"][0]
+        data_hash = session.hash_window(TRANSACTION_FEATURES, since=window.since, until=window.until)
+    return {"dagster/row_count": int(count), "data_hash": data_hash}
 
 
 def _events(
-    context: dg.AssetExecutionContext, result: Any, window: Window
+    context: dg.AssetExecutionContext,
+    result: Any,
+    window: Window,
+    settings: Settings,
 ) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
     translator = StageTranslator()
     failures = []
@@ -137,7 +160,9 @@ def _events(
             if status != "success":
                 failures.append(f"{key.to_user_string()} for {window}: {item.message}")
                 continue
-            metadata = {"execution_seconds": item.execution_time, "window": str(window)}
+            metadata: dict[str, Any] = {"execution_seconds": item.execution_time, "window": str(window)}
+            if key == keys.TRANSACTION_FEATURES:
+                metadata |= _evidence(window, settings)
             yield dg.Output(None, context.assets_def.get_output_name_for_asset_key(key), metadata=metadata)
         elif kind == "test":
             attached = _tested_key(item.node, translator, context)

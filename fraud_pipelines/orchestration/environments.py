@@ -39,6 +39,7 @@ def instance_configuration(settings: Settings) -> str:
     return yaml.safe_dump(
         {
             "telemetry": {"enabled": False},
+            "nux": {"enabled": False},
             "concurrency": {
                 "pools": {"default_limit": 1, "granularity": "op"},
                 "runs": {"max_concurrent_runs": 2},

@@ -31,7 +31,7 @@ def _assets(defs: dg.Definitions) -> Iterator[str]:
 def _jobs(defs: dg.Definitions) -> Iterator[str]:
     graph = defs.resolve_asset_graph()
     for job in sorted(defs.jobs or [], key=lambda job: job.name):
-        if isinstance(job, dg.UnresolvedAssetJobDefinition):
+        if not isinstance(job, dg.JobDefinition):
             selected = sorted(key.to_user_string() for key in job.selection.resolve(graph))
             yield f"job {job.name}: {', '.join(selected)}"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 
 from fraud_pipelines.errors import PermanentError
 from fraud_pipelines.orchestration.environments import instance_configuration
@@ -92,7 +93,7 @@ def run_job(
             result = job.execute_in_process(
                 run_config=config, instance=instance, asset_selection=assets, run_id=run_id, tags=tags
             )
-        except dg.DagsterAssetCheckFailedError as error:
+        except DagsterAssetCheckFailedError as error:
             raise PermanentError(f"A blocking check failed, so nothing downstream ran. {error}") from error
     metadata: dict[dg.AssetKey, dict[str, Any]] = {}
     for event in result.get_asset_materialization_events():

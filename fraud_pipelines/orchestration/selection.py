@@ -1,5 +1,7 @@
 """From the words a person types to assets: a stage (`features`), or an asset (`monitoring/drift`)."""
 
+from typing import Any
+
 import dagster as dg
 
 from fraud_pipelines.errors import SettingInvalid
@@ -32,7 +34,7 @@ def needs_days(keys: list[dg.AssetKey]) -> bool:
     return any(graph.get(key).partitions_def is not None for key in keys)
 
 
-def _graph() -> dg.AssetGraph:  # type: ignore[name-defined]
+def _graph() -> Any:
     from fraud_pipelines.definitions import defs
 
     return defs.resolve_asset_graph()

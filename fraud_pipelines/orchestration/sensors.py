@@ -1,15 +1,17 @@
 """Sensors: files that arrive become runs, each file once, also after a restart."""
 
+import json
 import time
 from pathlib import Path
 
 import dagster as dg
 
 from fraud_pipelines.errors import FraudPipelinesError
-from fraud_pipelines.orchestration import jobs, keys
+from fraud_pipelines.orchestration import jobs
 from fraud_pipelines.orchestration.environments import sensor_status
-from fraud_pipelines.orchestration.partitions import daily_partitions
-from fraud_pipelines.raw.ingestion import content_sha256, days_in
+from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
+from fraud_pipelines.raw.ingestion import days_in
+from fraud_pipelines.raw.source import content_hash, list_files
 from fraud_pipelines.settings import Settings
 
 SUFFIXES = {".csv", ".parquet"}
@@ -17,18 +19,9 @@ SUFFIXES = {".csv", ".parquet"}
 SETTLED_SECONDS = 5.0
 
 
-def ingest_config(path: str | Path, mapping: str) -> dict[str, object]:
-    """Run configuration of ingest_job for one source; every raw asset of the run reads the same one."""
-    config = {"config": {"path": str(path), "mapping": mapping}}
-    return {"ops": {INGEST_OP: config}}
-
-
-INGEST_OP = "raw"
-
-
 def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """Every sensor of this installation."""
-    inbox = settings.inbox
+    inbox = Path(str(settings.inbox))
 
     @dg.sensor(
         name="files_dropped_sensor",
@@ -37,46 +30,32 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         default_status=sensor_status(settings),
         description="Starts ingest_job for each new file in <inbox>/<mapping>/; the folder names the mapping.",
     )
-    def files_dropped_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        requests, problems = [], []
+    def files_dropped_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        # What was already looked at, by name, size and time of change: so that old files are not read on every tick.
+        seen = json.loads(context.cursor or "{}")
+        requests, problems, now_seen = [], [], {}
         for path in waiting_files(inbox):
-            mapping = path.parent.name
+            name, stamp = f"{path.parent.name}/{path.name}", [path.stat().st_size, path.stat().st_mtime_ns]
+            now_seen[name] = stamp
+            if seen.get(name) == stamp:
+                continue
             try:
-                first, last = days_in(path, mapping)
+                requests.append(_request(path))
             except FraudPipelinesError as error:
-                problems.append(f"{mapping}/{path.name}: {error}")
-                continue
-            first_partition = daily_partitions.start.date()
-            if first < first_partition:
-                problems.append(
-                    f"{mapping}/{path.name}: begins on {first}, before the first partition {first_partition}. "
-                    f"Set FRAUD_START_DATE={first} and reload the code location."
-                )
-                continue
-            # The content names the run: the same file under another name, or after a restart, is the same event.
-            requests.append(
-                dg.RunRequest(
-                    run_key=f"{mapping}-{content_sha256(path)}",
-                    run_config=ingest_config(path, mapping),
-                    tags={
-                        "dagster/asset_partition_range_start": first.isoformat(),
-                        "dagster/asset_partition_range_end": last.isoformat(),
-                        "fraud/source_file": path.name,
-                    },
-                )
-            )
+                problems.append(f"{name}: {error}")
         for problem in problems:
-            context.log.warning(problem)
-        if not requests:
-            return dg.SkipReason("; ".join(problems) or f"no new file in {inbox}/<mapping>/")
-        return dg.SensorResult(run_requests=requests)
+            context.log.error(problem)
+        reason = "; ".join(problems) or f"No new file in {inbox}/<mapping>/."
+        return dg.SensorResult(
+            run_requests=requests, cursor=json.dumps(now_seen), skip_reason=None if requests else dg.SkipReason(reason)
+        )
 
     return [files_dropped_sensor]
 
 
-def waiting_files(inbox: Path | None) -> list[Path]:
+def waiting_files(inbox: Path) -> list[Path]:
     """Complete CSV and Parquet files in <inbox>/<mapping>/, by name. Hidden and still changing files wait."""
-    if inbox is None or not inbox.is_dir():
+    if not inbox.is_dir():
         return []
     return [
         path
@@ -86,3 +65,22 @@ def waiting_files(inbox: Path | None) -> list[Path]:
         and path.is_file()
         and time.time() - path.stat().st_mtime >= SETTLED_SECONDS
     ]
+
+
+def _request(path: Path) -> dg.RunRequest:
+    """The run of one file. Its content names the run: under another name, or after a restart, it is the same event.
+
+    Raises:
+        SourceInvalid: the file or its folder's mapping cannot be read, or it begins before the first partition.
+    """
+    mapping = path.parent.name
+    window = ingestible_window(*days_in(path, mapping))
+    return dg.RunRequest(
+        run_key=f"{mapping}-{content_hash(list_files(path))}",
+        run_config=ingest_config(path, mapping),
+        tags={
+            "dagster/asset_partition_range_start": window.first_key,
+            "dagster/asset_partition_range_end": window.last_key,
+            "fraud/source_file": path.name,
+        },
+    )

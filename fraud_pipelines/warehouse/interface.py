@@ -3,6 +3,7 @@
 Nothing is held open between calls: DuckDB lets one process open its file, and dbt is another guest.
 """
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.tables import BIGINT, BOOLEAN, DATE, DOUBLE, TABLES, TEXT, TIMESTAMP, Table
 
 Rows = pd.DataFrame | pa.Table
@@ -27,6 +29,9 @@ ARROW_TYPES = {
     DATE: pa.date32(),
 }
 SCHEMAS = ("raw", "staging", "features", "models", "monitoring", "compliance")
+
+# Rows hashed at a time: bounds the memory; a change of it changes every hash.
+HASHED_ROWS = 100_000
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]\w*)")
 
@@ -99,6 +104,21 @@ class Session(ABC):
         order = ", ".join(dict.fromkeys([time_column, *key] if time_column else key))
         bounds = {name_: value for name_, value in (("since", since), ("until", until)) if value is not None}
         return self.query(f"select {_listed(columns)} from {name}{where} order by {order}", **bounds)
+
+    def hash_window(self, table: Table | str, *, since: datetime, until: datetime) -> str:
+        """SHA-256 of the rows with time in [since, until), the same on every engine; see `hash_rows`."""
+        known = table if isinstance(table, Table) else TABLES.get(table)
+        name, time_column = (known.name, str(known.time_column)) if known else (str(table), "event_time")
+        order = dict.fromkeys((time_column, *(known.key if known else ("transaction_id",))))
+        rows = self.query_arrow(
+            f"select * from {name} where {time_column} >= :since and {time_column} < :until order by {', '.join(order)}",
+            since=since,
+            until=until,
+        )
+        digest = hashlib.sha256()
+        for start in range(0, max(rows.num_rows, 1), HASHED_ROWS):
+            digest.update(hash_rows(_to_frame(rows.slice(start, HASHED_ROWS))).encode())
+        return digest.hexdigest()
 
     def replace_window(self, table: Table, rows: Rows, *, since: datetime, until: datetime) -> int:
         """Replace what the table holds for [since, until); the same call again gives the same rows (rule 6).

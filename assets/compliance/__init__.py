@@ -1,0 +1,1 @@
+"""Documents whose every number can be traced."""

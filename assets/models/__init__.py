@@ -1,0 +1,1 @@
+"""Training set, candidate, evaluation, champion and the Bento built from it."""

@@ -1,0 +1,1 @@
+"""Operations: what keeps the running service fed, backed up and within its retention."""

@@ -1,0 +1,1 @@
+"""Raw stage: transactions, labels and customers as a source brings them."""

@@ -1,0 +1,76 @@
+"""Writing documents and checking them later: a file, its hash in the ledger, its evidence in the warehouse."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud_pipelines.compliance.blocks import Document, numbered_facts, texts_by_hand
+from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.ledger.records import Report
+from fraud_pipelines.raw.tokens import contains_card_number
+
+
+@dataclass(frozen=True)
+class ArchivedFile:
+    """What is found where the ledger says a document lies; `found_sha256` is None when the file is gone."""
+
+    report: Report
+    found_sha256: str | None
+
+    @property
+    def is_intact(self) -> bool:
+        return self.found_sha256 == self.report.sha256
+
+
+def write_document(document: Document, content: bytes, *, kind: str, folder: Path, suffix: str) -> Report:
+    """Write a document in one step and describe it for the ledger. Writing the same document again changes nothing.
+
+    Raises:
+        ContractBroken: a card number stands in the document; nothing is written (rule 10).
+    """
+    leaks = card_number_places(document)
+    if leaks:
+        raise ContractBroken(
+            f"{document.identity.report_id}: a card number stands at {', '.join(leaks[:5])}; nothing was written. "
+            "Find how it got past the ingest (fraud doctor), quarantine its rows, and print the report again."
+        )
+    path = folder / f"{document.identity.report_id}{suffix}"
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_bytes(content)
+    staging.replace(path)
+    return Report(
+        report_id=document.identity.report_id,
+        kind=kind,
+        model_version=document.identity.model_version,
+        path=str(path),
+        sha256=hashlib.sha256(content).hexdigest(),
+        previous_sha256=document.identity.previous_hash,
+        created_at=document.identity.until,
+    )
+
+
+def card_number_places(document: Document) -> list[str]:
+    """Where a document would print a card number: number ids, or the first words of a text."""
+    places = [
+        number_id
+        for number_id, _, fact in numbered_facts(document)
+        if contains_card_number(fact.text) or contains_card_number(fact.label)
+    ]
+    return places + [text[:20] for text in texts_by_hand(document) if contains_card_number(text)]
+
+
+def verify_archive(reports: Sequence[Report]) -> list[ArchivedFile]:
+    """The newest entry of each report id beside the file it names, oldest first."""
+    newest = {report.report_id: report for report in reports}
+    return [ArchivedFile(report, _sha256(Path(report.path))) for report in newest.values()]
+
+
+def latest_report(reports: Sequence[Report], kind: str) -> Report | None:
+    """The newest archived document of a kind."""
+    return next((report for report in reversed(reports) if report.kind == kind), None)
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,0 +1,78 @@
+"""The facts of the present champion: where documents meet ledger, registry and warehouse."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from fraud_pipelines import tables
+from fraud_pipelines.compliance.facts import ModelFacts, ReportFacts, gather_facts
+from fraud_pipelines.errors import MissingPartition
+from fraud_pipelines.evidence import Evidence
+from fraud_pipelines.models.splits import parse_as_of
+from fraud_pipelines.monitoring.scores import load_champion
+from fraud_pipelines.warehouse.interface import Session, Warehouse
+
+if TYPE_CHECKING:
+    from fraud_pipelines.ledger import Ledger
+    from fraud_pipelines.models.bundle import Bundle
+    from fraud_pipelines.models.registry import Registry
+
+
+def champion_facts(
+    warehouse: Warehouse,
+    ledger: "Ledger",
+    registry: "Registry",
+    *,
+    as_of: str | None,
+    materialized: Mapping[str, Evidence],
+) -> ReportFacts:
+    """Facts of the present champion as of a moment; arguments and errors as `gather_facts` and `moment_of`.
+
+    Raises:
+        NoChampion: no version has been promoted yet.
+    """
+    version, bundle = load_champion(ledger, registry)
+    with warehouse.session() as session:
+        return gather_facts(
+            session,
+            model=model_facts(bundle, version),
+            features=bundle.spec,
+            ingestions=ledger.ingestions(),
+            promotions=ledger.promotions(),
+            as_of=moment_of(session, as_of),
+            materialized=materialized,
+        )
+
+
+def model_facts(bundle: "Bundle", version: str) -> ModelFacts:
+    """What documents print of a bundle."""
+    return ModelFacts(
+        version=version,
+        bundle_digest=bundle.digest,
+        spec_hash=bundle.spec_hash,
+        review_threshold=bundle.thresholds.review,
+        block_threshold=bundle.thresholds.block,
+        trained_since=bundle.split.train_since,
+        trained_until=bundle.split.train_until,
+        training_rows=bundle.row_counts.get("train_rows"),
+        training_frauds=bundle.row_counts.get("train_frauds"),
+        training_data_hash=bundle.data_hash,
+    )
+
+
+def moment_of(session: Session, as_of: str | None) -> datetime:
+    """The moment of a document: an ISO time, or the midnight that ends the last day of transactions.
+
+    Raises:
+        MissingPartition: there is no transaction to take the default from.
+        SettingInvalid: the text is no ISO date or time.
+    """
+    last = session.query(f"select max(event_time) as last_event from {tables.TRANSACTIONS.name}")["last_event"].iloc[0]
+    if pd.isna(last):
+        raise MissingPartition(
+            f"{tables.TRANSACTIONS.name} is empty, so there is nothing to report on. "
+            "Run: fraud ingest FILE --mapping NAME"
+        )
+    return parse_as_of(as_of, last_event=pd.Timestamp(last).to_pydatetime())

@@ -1,0 +1,1 @@
+"""Splitting in time, training, judging, explaining, keeping and promoting models. Only registry.py talks to MLflow."""

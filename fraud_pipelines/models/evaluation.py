@@ -1,0 +1,198 @@
+"""Judging a bundle on rows it has not seen, the same rows for candidate and champion."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from fraud_pipelines import tables
+from fraud_pipelines.errors import ContractBroken, EmptySample
+from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.models import metrics
+from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.models.policy import BLOCK, REVIEW, Thresholds
+from fraud_pipelines.warehouse import Session
+
+AVERAGE_PRECISION = "average_precision"
+RECALL_AT_1PCT = "recall_at_1pct_fpr"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and scores of one model on one set of test rows.
+
+    `metrics` values are None where the sample does not define them. `scores` has transaction_id, event_time, card_id,
+    amount_minor, is_fraud and fraud_probability. `excluded` counts the test rows left out, by reason.
+    Curve points are (recall, precision) and (false positive rate, recall).
+    """
+
+    metrics: dict[str, float | None]
+    rows: int
+    fraud_count: int
+    since: datetime
+    until: datetime
+    as_of: datetime
+    scores: pd.DataFrame = field(repr=False)
+    excluded: dict[str, int]
+    precision_recall: list[tuple[float, float]] = field(repr=False)
+    roc: list[tuple[float, float]] = field(repr=False)
+
+    def table(self, model_version: str) -> pd.DataFrame:
+        """Rows of models.evaluations."""
+        return pd.DataFrame(
+            {
+                "model_version": model_version,
+                "as_of": pd.Timestamp(self.as_of).as_unit("us"),
+                "metric": list(self.metrics),
+                "value": pd.array([self.metrics[name] for name in self.metrics], dtype="Float64"),
+                "rows": self.rows,
+                "fraud_count": self.fraud_count,
+                "since": pd.Timestamp(self.since).as_unit("us"),
+                "until": pd.Timestamp(self.until).as_unit("us"),
+            }
+        )
+
+
+def evaluate(
+    bundle: Bundle,
+    test: pd.DataFrame,
+    *,
+    since: datetime,
+    until: datetime,
+    as_of: datetime,
+    unlabelled: int = 0,
+) -> Evaluation:
+    """Score the test rows and judge the scores; cards already known as compromised do not count.
+
+    Args:
+        test: part 'test' of a training set: identity columns and features, labels known by `as_of` only.
+        since, until: the test window [since, until).
+        unlabelled: transactions of the window that have no label yet, for the record.
+    Raises:
+        ContractBroken: the rows lack a feature of this model.
+        EmptySample: no row is left.
+    """
+    missing = [name for name in bundle.feature_names if name not in test.columns]
+    if missing:
+        raise ContractBroken(
+            f"The test rows lack the features {missing} of this model (spec {bundle.spec_hash[:12]}). Put them back "
+            "into the feature spec and materialize again, or promote another model by hand: fraud promote --force"
+        )
+    known = test["card_is_known_compromised"].to_numpy(bool)
+    rows = test[~known].reset_index(drop=True)
+    if rows.empty:
+        raise EmptySample(
+            f"No test row of {since:%Y-%m-%d} to {until:%Y-%m-%d} is left: {len(test)} are labelled, of which "
+            f"{int(known.sum())} belong to cards already known as compromised. Test on more days: --test-days N"
+        )
+    probabilities = bundle.predict(to_matrix(rows, bundle.feature_names))
+    truth = rows["is_fraud"].to_numpy(bool)
+    scores = rows[["transaction_id", "event_time", "card_id", "amount_minor", "is_fraud"]].assign(
+        fraud_probability=probabilities
+    )
+    return Evaluation(
+        metrics={**ranking_metrics(rows, probabilities), **policy_metrics(rows, probabilities, bundle.thresholds)},
+        rows=len(rows),
+        fraud_count=int(truth.sum()),
+        since=since,
+        until=until,
+        as_of=as_of,
+        scores=scores,
+        excluded={"unlabelled": unlabelled, "card_known_compromised": int(known.sum())},
+        precision_recall=metrics.precision_recall_points(truth, probabilities),
+        roc=metrics.roc_points(truth, probabilities),
+    )
+
+
+def ranking_metrics(rows: pd.DataFrame, probabilities: np.ndarray) -> dict[str, float | None]:
+    """Metrics that need no threshold of the policy.
+
+    Args:
+        rows: columns event_time, card_id, is_fraud; shape (n, ...).
+        probabilities: shape (n,).
+    """
+    truth = rows["is_fraud"].to_numpy(bool)
+    return {
+        AVERAGE_PRECISION: metrics.average_precision(truth, probabilities),
+        "roc_auc": metrics.roc_auc(truth, probabilities),
+        RECALL_AT_1PCT: metrics.recall_at_false_positive_rate(truth, probabilities, 0.01),
+        "recall_at_5pct_fpr": metrics.recall_at_false_positive_rate(truth, probabilities, 0.05),
+        "card_precision_at_100": metrics.card_precision_at_k(rows["event_time"], rows["card_id"], truth, probabilities),
+        "brier": metrics.brier(truth, probabilities),
+        "calibration_error": metrics.calibration_error(truth, probabilities),
+    }
+
+
+def policy_metrics(rows: pd.DataFrame, probabilities: np.ndarray, thresholds: Thresholds) -> dict[str, float | None]:
+    """What the decisions at these thresholds would have done; shares in [0, 1], None where a denominator is 0.
+
+    `value_detected` is the share of the fraud amount that was sent to REVIEW or BLOCK.
+    """
+    truth = rows["is_fraud"].to_numpy(bool)
+    amount = rows["amount_minor"].to_numpy(np.float64)
+    decisions = thresholds.decide(probabilities)
+    blocked, reviewed = decisions == BLOCK, decisions == REVIEW
+    flagged = blocked | reviewed
+    return {
+        "block_precision": _share(truth & blocked, blocked),
+        "block_recall": _share(truth & blocked, truth),
+        "review_precision": _share(truth & reviewed, reviewed),
+        "review_share": _share(reviewed, np.ones_like(truth)),
+        "flagged_recall": _share(truth & flagged, truth),
+        "value_detected": _share(truth & flagged, truth, amount),
+    }
+
+
+def _share(part: np.ndarray, whole: np.ndarray, weight: np.ndarray | None = None) -> float | None:
+    weights = np.ones(len(whole)) if weight is None else weight
+    total = weights[whole].sum()
+    return float(weights[part].sum() / total) if total > 0 else None
+
+
+def write_evaluation(session: Session, model_version: str, evaluation: Evaluation) -> None:
+    """Replace what the warehouse holds of this version: its metrics at this moment, its scores of any."""
+    session.upsert(tables.EVALUATIONS, evaluation.table(model_version))
+    session.execute(
+        f"delete from {tables.EVALUATION_SCORES.name} where model_version = :version", version=model_version
+    )
+    session.upsert(tables.EVALUATION_SCORES, evaluation.scores.assign(model_version=model_version))
+
+
+def read_evaluation(session: Session, model_version: str, as_of: datetime) -> Evaluation | None:
+    """The evaluation of a version at a moment as written; None where there is none. `excluded` counts are not kept.
+
+    Scores are kept of the last evaluation only, so `as_of` is usually the moment of models.training_split.
+    """
+    rows = session.query(
+        f"select * from {tables.EVALUATIONS.name} where model_version = :version and as_of = :as_of order by metric",
+        version=model_version,
+        as_of=as_of,
+    )
+    if rows.empty:
+        return None
+    scores = session.query(
+        f"""
+        select * from {tables.EVALUATION_SCORES.name}
+        where model_version = :version
+        order by event_time, transaction_id
+        """,
+        version=model_version,
+    ).drop(columns="model_version")
+    truth, probabilities = scores["is_fraud"].to_numpy(bool), scores["fraud_probability"].to_numpy(np.float64)
+    first = rows.iloc[0]
+    return Evaluation(
+        metrics={
+            name: None if pd.isna(value) else float(value)
+            for name, value in zip(rows["metric"], rows["value"], strict=True)
+        },
+        rows=int(first["rows"]),
+        fraud_count=int(first["fraud_count"]),
+        since=first["since"].to_pydatetime(),
+        until=first["until"].to_pydatetime(),
+        as_of=first["as_of"].to_pydatetime(),
+        scores=scores,
+        excluded={},
+        precision_recall=metrics.precision_recall_points(truth, probabilities),
+        roc=metrics.roc_points(truth, probabilities),
+    )

@@ -1,0 +1,116 @@
+"""Figures of a model: curves, importance, SHAP. Okabe-Ito colours, told apart by line style too; no global state."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
+SIZE = (6.4, 4.2)  # inches
+Points = Sequence[tuple[float, float]]
+
+
+def precision_recall_figure(curves: Mapping[str, Points], *, fraud_share: float | None = None) -> "Figure":
+    """Precision over recall, one line per model; the dashed line is what guessing would give."""
+    figure, axes = _axes("Precision and recall", "Recall (share of frauds found)", "Precision (share of flagged)")
+    _draw_curves(axes, curves, step=True)
+    if fraud_share is not None:
+        axes.axhline(fraud_share, color=GREY, linestyle=":", label=f"guessing ({fraud_share:.2%})")
+    return _finished(figure, axes)
+
+
+def roc_figure(curves: Mapping[str, Points]) -> "Figure":
+    """True over false positive rate, one line per model; the dotted diagonal is what guessing would give."""
+    figure, axes = _axes(
+        "ROC curve", "False positive rate (share of genuine flagged)", "Recall (share of frauds found)"
+    )
+    _draw_curves(axes, curves, step=False)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
+    return _finished(figure, axes)
+
+
+def importance_figure(importance: Mapping[str, float], *, most: int = 20) -> "Figure":
+    """Share of total gain per feature, largest on top."""
+    names = sorted(importance, key=lambda name: importance[name], reverse=True)[:most][::-1]
+    figure, axes = _axes("Feature importance", "Share of total gain", "", height=1.2 + 0.28 * len(names))
+    axes.set_xlim(auto=True)
+    axes.set_ylim(auto=True)
+    axes.barh(names, [importance[name] for name in names], color=BLUE)
+    figure.tight_layout()
+    return figure
+
+
+def shap_figure(names: Sequence[str], shap_values: np.ndarray, values: np.ndarray, *, most: int = 15) -> "Figure":
+    """One dot per row and feature: how far it moved the log-odds, coloured by the feature's rank in the sample.
+
+    Args:
+        names: f feature names.
+        shap_values: shape (n, f), log-odds.
+        values: shape (n, f), feature values; NaN is drawn grey.
+    """
+    order = np.argsort(-np.abs(shap_values).mean(axis=0), kind="stable")[:most][::-1]
+    figure, axes = _axes("What moves the score", "SHAP value (change of log-odds)", "", height=1.4 + 0.3 * len(order))
+    axes.set_xlim(auto=True)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    generator = np.random.default_rng(0)
+    dots = None
+    for row, feature in enumerate(order):
+        column, pushed = values[:, feature], shap_values[:, feature]
+        height = row + _swarm(pushed, generator)
+        known = ~np.isnan(column)
+        axes.scatter(pushed[~known], height[~known], s=4, color=GREY, linewidths=0)
+        ranks = _ranks(column[known])
+        dots = axes.scatter(pushed[known], height[known], s=4, c=ranks, cmap="cividis", vmin=0, vmax=1, linewidths=0)
+    axes.axvline(0.0, color=GREY, linewidth=0.8)
+    axes.set_yticks(range(len(order)), [names[feature] for feature in order])
+    if dots is not None:
+        bar = figure.colorbar(dots, ax=axes, ticks=[0, 1])
+        bar.ax.set_yticklabels(["low", "high"])
+        bar.set_label("Feature value (rank in the sample; grey: missing)")
+    figure.tight_layout()
+    return figure
+
+
+def _axes(title: str, x: str, y: str, *, height: float = SIZE[1]) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE[0], height))
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw_curves(axes: "Axes", curves: Mapping[str, Points], *, step: bool) -> None:
+    for (name, points), color, style in zip(curves.items(), (BLUE, ORANGE, GREY), ("-", "--", "-."), strict=False):
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        axes.plot(x, y, color=color, linestyle=style, label=name, drawstyle="steps-post" if step else "default")
+
+
+def _finished(figure: "Figure", axes: "Axes") -> "Figure":
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _swarm(pushed: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Vertical offsets in [-0.4, 0.4], wider where more dots share a place."""
+    if len(pushed) == 0 or np.ptp(pushed) == 0:
+        return generator.uniform(-0.4, 0.4, len(pushed))
+    density, edges = np.histogram(pushed, bins=60)
+    place = np.clip(np.digitize(pushed, edges) - 1, 0, len(density) - 1)
+    return generator.uniform(-0.4, 0.4, len(pushed)) * np.sqrt(density[place] / density.max())
+
+
+def _ranks(column: np.ndarray) -> np.ndarray:
+    """Rank of each value among the distinct ones, scaled to [0, 1]."""
+    distinct, position = np.unique(column, return_inverse=True)
+    return position / max(len(distinct) - 1, 1)

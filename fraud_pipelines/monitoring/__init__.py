@@ -1,0 +1,1 @@
+"""Monitoring: what the champion says about every transaction, and whether that can still be trusted."""

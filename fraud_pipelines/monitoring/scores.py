@@ -1,0 +1,87 @@
+"""Batch scoring: the champion's probability and decision for every transaction of a window."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fraud_pipelines import tables
+from fraud_pipelines.errors import MissingPartition, NoChampion
+from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.warehouse.interface import Session
+
+if TYPE_CHECKING:
+    from fraud_pipelines.ledger import Ledger
+    from fraud_pipelines.models.bundle import Bundle
+    from fraud_pipelines.models.registry import Registry
+
+CHUNK_ROWS = 200_000  # bounds the memory of one prediction call
+
+
+def load_champion(ledger: "Ledger", registry: "Registry") -> tuple[str, "Bundle"]:
+    """Version and bundle of the present champion, as the ledger has it.
+
+    Raises:
+        NoChampion: no version has been promoted yet.
+    """
+    version = ledger.champion_at()
+    if version is None:
+        raise NoChampion("No model version has been promoted, so there is nothing to monitor. Run: fraud train")
+    return version, registry.load(version)
+
+
+def score_frame(features: pd.DataFrame, bundle: "Bundle", *, model_version: str) -> pd.DataFrame:
+    """SCORES rows of `features`, one per row and in its order, at the bundle's thresholds.
+
+    Args:
+        features: one row per transaction with `transaction_id`, `event_time` and the bundle's features.
+    """
+    probability = np.concatenate(
+        [
+            bundle.predict(to_matrix(features.iloc[start : start + CHUNK_ROWS], bundle.feature_names))
+            for start in range(0, len(features), CHUNK_ROWS)
+        ]
+        or [np.empty(0)]
+    ).astype(np.float64)
+    return pd.DataFrame(
+        {
+            "transaction_id": features["transaction_id"].to_numpy(object),
+            "event_time": features["event_time"].to_numpy("datetime64[us]"),
+            "model_version": np.full(len(features), model_version, dtype=object),
+            "fraud_probability": probability,
+            "decision": bundle.thresholds.decide(probability),
+        }
+    )
+
+
+def read_features(session: Session, names: tuple[str, ...], *, since: datetime, until: datetime) -> pd.DataFrame:
+    """Feature rows of [since, until), one for each raw transaction.
+
+    Raises:
+        MissingPartition: the window has no transactions, or a day's transactions have no features.
+    """
+    counts = session.query(
+        "select cast(t.event_time as date) as day, count(*) as rows, count(f.transaction_id) as featured "
+        f"from {tables.TRANSACTIONS.name} t "
+        f"left join {tables.TRANSACTION_FEATURES} f on f.transaction_id = t.transaction_id "
+        "where t.event_time >= :since and t.event_time < :until group by 1 order by 1",
+        since=since,
+        until=until,
+    )
+    window = f"[{since:%Y-%m-%d}, {until:%Y-%m-%d})"
+    if counts.empty:
+        raise MissingPartition(
+            f"{tables.TRANSACTIONS.name} has no rows in {window}, nothing to score. "
+            "Run: fraud ingest FILE --mapping NAME"
+        )
+    lacking = counts[counts["featured"] < counts["rows"]]
+    if len(lacking):
+        first, last = (pd.Timestamp(lacking["day"].iloc[i]) for i in (0, -1))
+        raise MissingPartition(
+            f"{tables.TRANSACTION_FEATURES} lacks {int((lacking['rows'] - lacking['featured']).sum())} transactions of "
+            f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, needed to score {window}. "
+            f"Run: fraud materialize features/transaction_features --from {first:%Y-%m-%d} --to {last:%Y-%m-%d}"
+        )
+    columns = ["transaction_id", "event_time", *names]
+    return session.read(tables.TRANSACTION_FEATURES, columns=columns, since=since, until=until)

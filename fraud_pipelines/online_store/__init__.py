@@ -1,0 +1,78 @@
+"""The online store: recent events per card and merchant, read before every score. A backend per kind of URL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from fraud_pipelines.errors import SettingInvalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fraud_pipelines.features.online import History, LabelArrival, ScoredTransaction
+    from fraud_pipelines.features.spec import FeatureSpec
+
+
+class OnlineStore(Protocol):
+    """State that any number of threads and processes read and write at once.
+
+    Order of arrival never matters: events are kept by event time (labels by the moment they count from), so a late
+    event counts for every later score as if it had come in time. Every method raises OnlineStoreUnavailable when the
+    store cannot be reached.
+    """
+
+    def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
+        """What was known of both at `at_us`: transactions before it, labels known by it; one consistent snapshot."""
+
+    def record_transaction(self, transaction: ScoredTransaction) -> bool:
+        """Add a transaction. Idempotent by transaction_id: the first one stays, False says it was already there."""
+
+    def record_label(self, arrival: LabelArrival) -> bool:
+        """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
+
+    def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime) -> None:
+        """Replace everything before `as_of` in one transaction by the warehouse's rows; readers see old or new.
+
+        What was recorded with a time at or after `as_of` stays, because the warehouse cannot have it yet.
+
+        Args:
+            transactions: transaction_id, event_time, card_id, merchant_id, amount_minor; others are ignored.
+            labels: transaction_id, event_time, known_at, is_fraud, card_id, merchant_id.
+            as_of: naive UTC, exclusive: events of that moment and later, and rows older than any window, are left out.
+        """
+
+    def as_of(self) -> datetime | None:
+        """The moment of the last rebuild, naive UTC; None before the first."""
+
+    def sizes(self) -> dict[str, int]:
+        """Rows held: `transactions` and `label_arrivals`."""
+
+    def close(self) -> None:
+        """Close every connection of this object."""
+
+
+def open_online_store(url: str, *, spec: FeatureSpec | None = None) -> OnlineStore:
+    """Open the store of a URL, creating its tables on first use.
+
+    Args:
+        url: `sqlite:///path` or `postgresql+psycopg2://user:password@host:port/database`.
+        spec: whose longest windows bound the state; the project's own by default, the bundle's when serving.
+    Raises:
+        SettingInvalid: no backend knows the URL.
+        OnlineStoreUnavailable: the store cannot be reached.
+    """
+    from fraud_pipelines.features.spec import load_spec
+
+    spec = load_spec() if spec is None else spec
+    if url.startswith("sqlite:///"):
+        from fraud_pipelines.online_store.sqlite_backend import SqliteOnlineStore
+
+        return SqliteOnlineStore(url.removeprefix("sqlite:///"), spec)
+    if url.startswith("postgresql+psycopg2://"):
+        from fraud_pipelines.online_store.postgres_backend import PostgresOnlineStore
+
+        return PostgresOnlineStore(url, spec)
+    raise SettingInvalid(
+        f"FRAUD_ONLINE_STORE_URL: expected sqlite:///path or postgresql+psycopg2://..., found {url.split('@')[-1]!r}."
+    )

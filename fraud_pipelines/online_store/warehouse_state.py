@@ -1,0 +1,55 @@
+"""The online store's state as the warehouse knows it at a moment."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from fraud_pipelines import tables
+from fraud_pipelines.errors import EmptySample
+from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.online_store.state import Retention
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fraud_pipelines.warehouse import Warehouse
+
+
+def end_of_data(warehouse: Warehouse) -> datetime:
+    """Midnight after the last transaction, naive UTC.
+
+    Raises:
+        EmptySample: the warehouse has no transaction.
+    """
+    last = warehouse.query_arrow(f"select max(event_time) as last from {tables.TRANSACTIONS.name}")["last"][0].as_py()
+    if last is None:
+        raise EmptySample(f"{tables.TRANSACTIONS.name} has no rows. Run: fraud ingest FILE --mapping NAME")
+    return datetime(last.year, last.month, last.day) + timedelta(days=1)
+
+
+def read_state(warehouse: Warehouse, spec: FeatureSpec, as_of: datetime) -> tuple[pa.Table, pa.Table]:
+    """Transactions and label arrivals before `as_of` that a window of the spec can still reach.
+
+    A label's transaction may be older than any window; its card and merchant come from the whole history.
+
+    Returns:
+        The two tables that OnlineStore.rebuild expects.
+    """
+    since = as_of - timedelta(microseconds=Retention(spec).keep_us)
+    with warehouse.session() as session:
+        transactions = session.query_arrow(
+            "select transaction_id, event_time, card_id, merchant_id, amount_minor "
+            f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until",
+            since=since,
+            until=as_of,
+        )
+        labels = session.query_arrow(
+            "select l.transaction_id, t.event_time, l.known_at, l.is_fraud, t.card_id, t.merchant_id "
+            f"from {tables.LABELS.name} l join {tables.TRANSACTIONS.name} t on t.transaction_id = l.transaction_id "
+            # A label counts from a microsecond after its event at the earliest, whatever known_at says.
+            "where (l.known_at >= :since or l.event_time >= :since) and l.known_at < :until",
+            since=since,
+            until=as_of,
+        )
+    return transactions, labels

@@ -1,0 +1,98 @@
+"""What the warehouse holds of the raw tables for some days: counts, and a hash of the rows as evidence."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from fraud_pipelines import tables
+from fraud_pipelines.errors import MissingPartition
+from fraud_pipelines.evidence import hash_rows
+from fraud_pipelines.tables import Table
+from fraud_pipelines.warehouse import Session
+
+# Rows hashed at a time: bounds the memory, not the result.
+_CHUNK_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Rows of one raw table; `fraud_share` in [0, 1], None without labelled rows or where it says nothing."""
+
+    row_count: int
+    data_hash: str
+    fraud_share: float | None = None
+    quarantined_count: int = 0
+
+
+def transactions_held(session: Session, since: datetime, until: datetime) -> Holding:
+    """Transactions of [since, until), and how many rows their ingestions quarantined.
+
+    Raises:
+        MissingPartition: there is none.
+    """
+    counts = session.query(
+        """
+        select (select count(*) from raw.transactions where event_time >= :since and event_time < :until) as held,
+            (select count(*) from raw.quarantine q where exists (
+                select 1 from raw.transactions t where t.ingestion_id = q.ingestion_id
+                    and t.event_time >= :since and t.event_time < :until)) as quarantined
+        """,
+        since=since,
+        until=until,
+    ).iloc[0]
+    if not counts["held"]:
+        raise MissingPartition(
+            f"raw.transactions has no rows from {since:%Y-%m-%d} to before {until:%Y-%m-%d}. "
+            "Run: fraud ingest FILE --mapping NAME"
+        )
+    return Holding(
+        row_count=int(counts["held"]),
+        data_hash=_hash(session, tables.TRANSACTIONS, since, until),
+        quarantined_count=int(counts["quarantined"]),
+    )
+
+
+def labels_held(session: Session, since: datetime, until: datetime) -> Holding:
+    """Labels that became known in [since, until). Days with transactions may have none: labels arrive later.
+
+    Raises:
+        MissingPartition: there is neither a label nor a transaction.
+    """
+    counts = session.query(
+        """
+        select count(*) as held, coalesce(sum(case when is_fraud then 1 else 0 end), 0) as frauds,
+            (select count(*) from raw.transactions where event_time >= :since and event_time < :until) as transactions
+        from raw.labels where known_at >= :since and known_at < :until
+        """,
+        since=since,
+        until=until,
+    ).iloc[0]
+    held = int(counts["held"])
+    if not held and not counts["transactions"]:
+        raise MissingPartition(
+            f"raw.labels has no rows from {since:%Y-%m-%d} to before {until:%Y-%m-%d}, and raw.transactions neither. "
+            "Run: fraud ingest FILE --mapping NAME"
+        )
+    share = float(counts["frauds"]) / held if held else None
+    return Holding(held, _hash(session, tables.LABELS, since, until), fraud_share=share)
+
+
+def customers_held(session: Session) -> Holding:
+    """Every customer; none is fine, as a source need not describe them."""
+    rows = session.read(tables.CUSTOMERS)
+    return Holding(len(rows), hash_rows(rows))
+
+
+def _hash(session: Session, table: Table, since: datetime, until: datetime) -> str:
+    """SHA-256 over the chunk hashes of the rows in order of time and key."""
+    order = ", ".join(dict.fromkeys((str(table.time_column), *table.key)))
+    rows = session.query_arrow(
+        f"select {', '.join(table.columns)} from {table.name} "
+        f"where {table.time_column} >= :since and {table.time_column} < :until order by {order}",
+        since=since,
+        until=until,
+    )
+    digest = hashlib.sha256()
+    for start in range(0, max(rows.num_rows, 1), _CHUNK_ROWS):
+        digest.update(hash_rows(rows.slice(start, _CHUNK_ROWS).to_pandas()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,226 @@
+"""What the service accepts and answers: every field with its unit, its range and an example.
+
+Strict on purpose. A payment service that misspells a field, sends NaN or swaps day and month should learn it from the
+first answer, not from a model that quietly saw a null. What a field means is said in fraud_pipelines/tables.py.
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from fraud_pipelines import limits
+from fraud_pipelines.raw.currencies import EXPONENTS
+from fraud_pipelines.raw.tokens import TOKEN, contains_card_number, tokenize_card
+
+# The same bounds as on ingest: fixed moments, not the wall clock, so that a replay of old days is answered as it was.
+EARLIEST, LATEST = limits.EARLIEST_EVENT.replace(tzinfo=UTC), limits.LATEST_EVENT.replace(tzinfo=UTC)
+
+# Long enough for a double written out; what is longer is not an amount.
+_DECIMAL = re.compile(r"[0-9]{1,16}(\.[0-9]{1,20})?")
+_EXACT = Context(prec=50)
+_ISO_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _read_amount(value: Any) -> Decimal:
+    """A JSON number or a decimal string as the decimal that was written; 0.1 stays 0.1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("expected a number or a decimal string such as '12.34'")
+    text = value if isinstance(value, str) else format(Decimal(str(value)), "f")
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError("expected a plain decimal of at least 0 such as '12.34'")
+    return Decimal(text)
+
+
+def _read_moment(value: Any) -> datetime:
+    """An ISO 8601 moment as UTC; without an offset it is taken as UTC."""
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, str) and _ISO_MOMENT.fullmatch(value):
+        moment = datetime.fromisoformat(value)
+    else:
+        raise ValueError("expected an ISO 8601 moment in UTC such as '2025-03-01T12:34:56Z'")
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        moment = LATEST
+    if not EARLIEST <= moment < LATEST:
+        raise ValueError(f"expected a moment in [{EARLIEST:%Y-%m-%d}, {LATEST:%Y-%m-%d})")
+    return moment
+
+
+def _plain(value: str) -> str:
+    """Text as ingest would keep it."""
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("expected printable characters without spaces around them")
+    if contains_card_number(value):
+        raise ValueError("holds a card number; only card_id may, where it is replaced by a token")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=limits.LONGEST_TEXT), AfterValidator(_plain)]
+Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False, description="Degrees north.")]
+Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False, description="Degrees east.")]
+
+
+class Transaction(BaseModel):
+    """One raw transaction. Features are not accepted: they come from the online store."""
+
+    # Inputs never show in errors or logs: one of them is a card number.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    transaction_id: Text = Field(
+        description="Text given by the caller; sending it again returns the first decision.", examples=["t-000001"]
+    )
+    event_time: Annotated[
+        datetime,
+        BeforeValidator(_read_moment),
+        WithJsonSchema({"type": "string", "format": "date-time"}),
+    ] = Field(
+        description="When it happened, ISO 8601, from 1990 to 2099; UTC when it carries no offset. Microseconds count.",
+        examples=["2025-03-01T12:34:56Z"],
+    )
+    card_id: SecretStr = Field(
+        min_length=1,
+        max_length=64,
+        description="Card number, or its token (tok_ and 32 hex digits). A number is replaced by its token at once.",
+        examples=["4000001234567899"],
+    )
+    merchant_id: Text = Field(description="Merchant or terminal.", examples=["m-0042"])
+    amount: Annotated[
+        Decimal,
+        BeforeValidator(_read_amount),
+        WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DECIMAL.pattern}]}),
+    ] = Field(
+        description="Amount in units of the currency, a number or a decimal string; rounded to minor units, half up; "
+        f"at most {limits.LARGEST_AMOUNT_MINOR} minor units.",
+        examples=["12.34"],
+    )
+    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code in capitals.", examples=["EUR"])
+    customer_id: Text | None = Field(None, description="Owner of the card; never a feature.", examples=["c-0007"])
+    category: Text | None = Field(None, description="Merchant category code or name.", examples=["grocery"])
+    channel: Literal["pos", "online", "atm"] | None = Field(None, description="How it was made.", examples=["pos"])
+    country: Annotated[str, Field(pattern=r"^[A-Za-z]{2}$"), AfterValidator(str.upper)] | None = Field(
+        None, description="ISO 3166 country of the merchant, two letters.", examples=["DE"]
+    )
+    device_id: Text | None = Field(None, description="Device or terminal fingerprint.", examples=["d-19"])
+    home_latitude: Latitude | None = Field(None, examples=[52.52])
+    home_longitude: Longitude | None = Field(None, examples=[13.40])
+    merchant_latitude: Latitude | None = Field(None, examples=[52.50])
+    merchant_longitude: Longitude | None = Field(None, examples=[13.35])
+
+    @field_validator("card_id")
+    @classmethod
+    def _card(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text.isprintable() or not text.replace(" ", "").replace("-", ""):
+            raise ValueError("expected a card number or its token")
+        if text.startswith("tok_") and not TOKEN.fullmatch(text):
+            raise ValueError("expected a token of tok_ and 32 hexadecimal digits in lower case")
+        return value
+
+    @field_validator("currency")
+    @classmethod
+    def _known_currency(cls, value: str) -> str:
+        if value not in EXPONENTS:
+            raise ValueError("expected an active ISO 4217 currency")
+        return value
+
+    @model_validator(mode="after")
+    def _amount_within_range(self) -> Self:
+        if self.amount_minor() > limits.LARGEST_AMOUNT_MINOR:
+            raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
+        return self
+
+    def amount_minor(self) -> int:
+        """The amount in minor units of its currency, as ingest reads it: nine decimals, then half away from zero."""
+        read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
+        return int(read.scaleb(EXPONENTS[self.currency], _EXACT).to_integral_value(ROUND_HALF_UP))
+
+    def canonical(self, token_key: bytes) -> dict[str, Any]:
+        """The columns of raw.transactions in this request: card as token, minor units, microseconds since 1970."""
+        optional = self.model_dump(
+            include={
+                "customer_id",
+                "category",
+                "channel",
+                "country",
+                "device_id",
+                "home_latitude",
+                "home_longitude",
+                "merchant_latitude",
+                "merchant_longitude",
+            }
+        )
+        since_epoch = self.event_time - _EPOCH
+        return {
+            "transaction_id": self.transaction_id,
+            "event_time_us": (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
+            "card_id": tokenize_card(self.card_id.get_secret_value(), token_key),
+            "merchant_id": self.merchant_id,
+            "amount_minor": self.amount_minor(),
+            "currency": self.currency,
+            **optional,
+        }
+
+
+class Reason(BaseModel):
+    """Why the score is what it is: one of the strongest pushes towards fraud."""
+
+    code: str = Field(description="Feature or cause, stable across versions.", examples=["card_count_24h"])
+    words: str = Field(description="The same in plain words.", examples=["Many payments with this card in 24 hours"])
+    contribution: float | None = Field(
+        description="Push towards fraud in log-odds; null for a rule.", examples=[1.27], allow_inf_nan=False
+    )
+
+
+class Thresholds(BaseModel):
+    """APPROVE below `review`, REVIEW from there, BLOCK from `block`."""
+
+    review: float = Field(description="Probability in [0, 1].", examples=[0.3])
+    block: float = Field(description="Probability in [0, 1].", examples=[0.7])
+
+
+class ModelVersion(BaseModel):
+    """Which model decided."""
+
+    name: str = Field(examples=["fraud-scorer"])
+    version: str = Field(description="Registry version.", examples=["3"])
+    bundle_digest: str = Field(description="SHA-256 of the model's files.", examples=["9f2c" * 16])
+
+
+class Answer(BaseModel):
+    """The decision on one transaction, as it is stored in the ledger."""
+
+    transaction_id: str = Field(examples=["t-000001"])
+    decision: Literal["APPROVE", "REVIEW", "BLOCK"]
+    fraud_probability: float | None = Field(
+        ge=0, le=1, description="Probability of fraud; null when a fallback rule decided.", examples=[0.0123]
+    )
+    reasons: list[Reason] = Field(description="Strongest first.")
+    thresholds: Thresholds | None = Field(description="What the probability was compared with; null in a fallback.")
+    model: ModelVersion | None = Field(description="Null when no model decided.")
+    feature_spec_hash: str | None = Field(description="Hash of the feature definitions the model was trained on.")
+    state_as_of: datetime | None = Field(
+        description="Up to when the online store was last filled from the warehouse, UTC; null when never."
+    )
+    processing_time_ms: float = Field(ge=0, description="Time spent on this request.", examples=[3.1])
+    decided_at: datetime = Field(description="When the decision was made, UTC; of the first one when repeated.")
+    fallback: str | None = Field(
+        description="Why a rule decided instead of the model; null when the model did.", examples=[None]
+    )

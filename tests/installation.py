@@ -1,0 +1,48 @@
+"""An installation of its own, in a folder of its own, driven from outside as a user would: by the command `fraud`."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fraud_pipelines.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Settings, environment and command line of one installation; `output` is what made it."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    output: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FRAUD_", "DAGSTER_"))}
+        clean.pop("BENTOML_HOME", None)
+        return {**clean, "FRAUD_HOME": str(self.home), "COLUMNS": "160", "NO_COLOR": "1", **self.variables}
+
+    @property
+    def settings(self) -> Settings:
+        fields = {name.removeprefix("FRAUD_").lower(): value for name, value in self.variables.items()}
+        return Settings(home=self.home, **{name: fields[name] for name in fields if name in Settings.model_fields})
+
+    def run(self, *arguments: str, expect: int = 0, timeout: float = 600, text: str | None = None) -> str:
+        """Run `fraud ...`, require its exit code, return what it printed on both streams."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fraud_pipelines", *arguments],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, input=text,
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        assert done.returncode == expect, f"fraud {' '.join(arguments)} ended with {done.returncode}:\n{printed}"
+        return printed

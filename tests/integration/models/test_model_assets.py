@@ -1,0 +1,281 @@
+"""The models stage as Dagster runs it: from features to champion, and each check passing and failing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+import checks.models as model_checks
+from assets.models.candidate import candidate
+from assets.models.champion import champion
+from assets.models.evaluation import evaluation
+from assets.models.training_set import training_set
+from fraud_pipelines import tables
+from fraud_pipelines.errors import ContractBroken, PromotionRefused
+from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
+from fraud_pipelines.models.training_set import read_training_set
+from fraud_pipelines.orchestration import keys
+from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
+from tests.builders import fill_warehouse, label, payment
+
+ASSETS = [training_set, candidate, evaluation, champion]
+WINDOWS = {"train_days": 14, "validation_days": 4, "test_days": 7, "label_delay_days": 2}
+
+
+class World:
+    """Four weeks of payments in a warehouse, an empty ledger, and the shared registry."""
+
+    def __init__(self, folder: Path, registry_urls: tuple[str, str], *, rows: int = 6000, seed: int = 0) -> None:
+        self.warehouse = WarehouseResource(url=f"duckdb:///{folder / 'warehouse.duckdb'}")
+        self.ledger = LedgerResource(url=f"sqlite:///{folder / 'ledger.sqlite'}")
+        self.registry = RegistryResource(url=registry_urls[0], artifacts_url=registry_urls[1])
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.fill(rows, seed)
+
+    def fill(self, rows: int, seed: int, *, start: datetime = datetime(2026, 1, 1)) -> None:
+        rng = np.random.default_rng(seed)
+        is_fraud = rng.random(rows) < 0.05
+        amounts = np.where(is_fraud, rng.normal(300, 80, rows), rng.normal(100, 80, rows)).clip(1) * 100
+        payments, labels = [], []
+        for number in range(rows):
+            moment = start + timedelta(days=28 * number / rows)
+            identifier = f"{seed}-{number:05d}"
+            card = f"c{rng.integers(0, 2000)}"
+            payments.append(payment(identifier, str(moment), card_id=card, amount_minor=int(amounts[number])))
+            known = moment + timedelta(days=2)
+            labels.append(label(identifier, str(moment), str(known), is_fraud=bool(is_fraud[number])))
+        fill_warehouse(self.warehouse.open(), load_spec(), payments, labels)
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        return {"warehouse": self.warehouse, "ledger": self.ledger, "registry": self.registry}
+
+    def run(
+        self, *assets: Any, candidate_config: dict[str, Any] | None = None, **windows: Any
+    ) -> dict[str, dict[str, Any]]:
+        chosen = list(assets or ASSETS)
+        config: dict[str, Any] = {}
+        if training_set in chosen:
+            config["models__training_set"] = {"config": {**WINDOWS, **windows}}
+        if candidate in chosen:
+            config["models__candidate"] = {"config": {"trees": 30, **(candidate_config or {})}}
+        result = dg.materialize(
+            chosen, resources=self.resources, instance=self.instance, run_config={"ops": config}, raise_on_error=True
+        )
+        return {
+            event.asset_key.path[-1]: {name: value.value for name, value in event.materialization.metadata.items()}
+            for event in result.get_asset_materialization_events()
+        }
+
+    def check(self, name: str) -> dg.AssetCheckResult:
+        definition = getattr(model_checks, name)
+        needed = {key: self.resources[key] for key in definition.required_resource_keys & set(self.resources)}
+        return definition(**needed)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, registry_urls) -> tuple[World, dict[str, dict[str, Any]]]:
+    world = World(tmp_path_factory.mktemp("world"), registry_urls)
+    return world, world.run()
+
+
+def test_the_first_good_candidate_becomes_champion_with_every_gate_on_record(trained):
+    world, made = trained
+    rows = world.ledger.open().promotions()
+    assert [(row.kind, row.actor) for row in rows] == [("promote", "pipeline")]
+    assert rows[0].model_version == made["champion"]["model_version"] == made["candidate"]["model_version"]
+    assert len(rows[0].gates) == 7
+    assert rows[0].as_of == datetime(2026, 1, 29)
+    assert made["champion"]["decision"] == "promote"
+
+
+def test_what_was_read_and_what_was_left_out_is_in_the_metadata(trained):
+    world, made = trained
+    rows = read_training_set(world.warehouse.open())
+    assert made["training_set"]["as_of"] == "2026-01-29T00:00:00"
+    assert made["training_set"]["dagster/row_count"] == len(rows.frame)
+    assert made["training_set"]["data_hash"] == made["candidate"]["data_hash"] == rows.data_hash
+    judged = made["evaluation"]["dagster/row_count"]
+    assert judged + made["evaluation"]["left_out_card_known_compromised"] == rows.rows("test")
+    assert made["evaluation"]["average_precision"] > 0.5
+
+
+def test_the_warehouse_holds_metrics_scores_and_attributions_of_the_version(trained):
+    world, made = trained
+    version = made["champion"]["model_version"]
+    with world.warehouse.open().session() as session:
+        found = {
+            table.name: session.query(f"select count(*) as n from {table.name} where model_version = :v", v=version)[
+                "n"
+            ][0]
+            for table in (tables.EVALUATIONS, tables.EVALUATION_SCORES, tables.ATTRIBUTIONS)
+        }
+    assert found[tables.EVALUATION_SCORES.name] == made["evaluation"]["dagster/row_count"]
+    assert found[tables.ATTRIBUTIONS.name] == len(load_spec().names)
+    assert found[tables.EVALUATIONS.name] == 13
+
+
+def test_every_check_passes_on_a_sound_training(trained):
+    world, made = trained
+    world.registry.open().set_alias(CHALLENGER, made["candidate"]["model_version"])
+    world.registry.open().set_alias(CHAMPION, made["candidate"]["model_version"])
+    for name in (
+        "no_training_label_was_known_too_late",
+        "training_ends_a_label_delay_before_the_test",
+        "labels_stand_for_their_window",
+        "candidate_bundle_is_sound",
+        "flagging_beats_chance",
+        "average_precision_is_plausible",
+        "champion_matches_ledger",
+        "champion_bundle_is_sound",
+    ):
+        result = world.check(name)
+        assert result.passed, (name, result.metadata)
+
+
+@pytest.fixture
+def world(tmp_path: Path, registry_urls, registry) -> World:
+    return World(tmp_path, registry_urls)
+
+
+def test_training_again_changes_nothing_and_a_candidate_no_better_is_refused(world):
+    first = world.run()
+    again = world.run()
+    assert again["candidate"]["bundle_digest"] == first["candidate"]["bundle_digest"]
+    assert again["champion"]["decision"] == "unchanged"
+    assert len(world.ledger.open().promotions()) == 1
+    other = world.run(candidate_config={"seed": 5})
+    assert other["champion"]["decision"] == "refuse"
+    assert other["champion"]["model_version"] == first["champion"]["model_version"]
+    assert "improves_on_champion" in other["champion"]["failing_gates"]
+    assert "champion_average_precision" in other["evaluation"]
+    assert [row.kind for row in world.ledger.open().promotions()] == ["promote", "refuse"]
+    assert world.registry.open().version_of(CHAMPION) == first["champion"]["model_version"]
+
+
+def test_a_first_candidate_that_fails_a_gate_stops_the_line(tmp_path, registry_urls, registry):
+    small = World(tmp_path, registry_urls, rows=1200)
+    with pytest.raises(PromotionRefused, match="enough_labelled_rows"):
+        small.run()
+    assert [row.kind for row in small.ledger.open().promotions()] == ["refuse"]
+    assert small.registry.open().version_of(CHAMPION) is None
+
+
+def test_a_challenger_of_another_training_set_is_not_evaluated(world):
+    world.run(training_set, candidate)
+    world.run(training_set, test_days=6)
+    with pytest.raises(ContractBroken, match="may be rows the challenger has seen"):
+        world.run(evaluation)
+
+
+def test_a_failing_blocking_check_of_earlier_data_refuses_the_candidate(world):
+    @dg.asset(key=keys.TRANSACTIONS)
+    def transactions() -> None: ...
+
+    @dg.asset_check(asset=keys.TRANSACTIONS, blocking=True)
+    def amounts_are_positive() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False)
+
+    dg.materialize([transactions, amounts_are_positive], instance=world.instance, raise_on_error=False)
+    definitions = dg.Definitions(
+        assets=[transactions, *ASSETS], asset_checks=[amounts_are_positive], resources=world.resources
+    )
+    windows = {"models__training_set": {"config": WINDOWS}, "models__candidate": {"config": {"trees": 30}}}
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[asset.key for asset in ASSETS],
+        instance=world.instance,
+        run_config={"ops": windows},
+        raise_on_error=False,
+    )
+    assert not result.success
+    gates = {gate["name"]: gate for gate in world.ledger.open().promotions()[-1].gates}
+    assert gates["data_checks_pass"]["words"] == "failing: raw/transactions:amounts_are_positive"
+
+
+# Checks that fail
+
+
+def test_a_label_from_the_future_is_caught(world):
+    world.run(training_set)
+    world.warehouse.open().execute(
+        f"update {tables.TRAINING_SET} set label_known_at = :late where part = 'train'",
+        late=datetime(2026, 1, 20, 0, 0, 1),
+    )
+    result = world.check("no_training_label_was_known_too_late")
+    assert not result.passed
+    assert result.metadata["train_late_labels"].value == result.metadata["late_labels"].value > 0
+
+
+def test_a_test_row_in_the_label_delay_is_caught(world):
+    world.run(training_set)
+    gap = datetime(2026, 1, 19)  # training ends on the 18th, the test starts on the 20th
+    world.warehouse.open().execute(
+        f"update {tables.TRAINING_SET} set event_time = :gap where transaction_id = "
+        f"(select min(transaction_id) from {tables.TRAINING_SET} where part = 'test')",
+        gap=gap,
+    )
+    result = world.check("training_ends_a_label_delay_before_the_test")
+    assert not result.passed
+    assert 1 <= result.metadata["gap_days"].value < 2
+
+
+def test_missing_labels_are_caught(world):
+    world.warehouse.open().execute(
+        f"delete from {tables.LABELS.name} where not is_fraud and event_time >= '2026-01-26'"
+    )
+    world.run(training_set)
+    result = world.check("labels_stand_for_their_window")
+    assert not result.passed
+    assert result.metadata["test_unlabelled_share"].value == pytest.approx(1 / 7, abs=0.05)
+
+
+@pytest.mark.parametrize("value", [0.10, 0.95, None])
+def test_an_implausible_average_precision_is_caught(world, value):
+    world.run(training_set, candidate, evaluation)
+    world.warehouse.open().execute(
+        f"update {tables.EVALUATIONS.name} set value = {'null' if value is None else value} "
+        "where metric = 'average_precision'"
+    )
+    assert not world.check("average_precision_is_plausible").passed
+
+
+def test_flagging_at_random_is_caught(world):
+    world.run(training_set, candidate, evaluation)
+    world.warehouse.open().execute(
+        f"update {tables.EVALUATION_SCORES.name} set fraud_probability = "
+        "case when hash(transaction_id) % 2 = 0 then 0.99 else 0.0 end"
+    )
+    result = world.check("flagging_beats_chance")
+    assert not result.passed
+    assert result.metadata["lift"].value == pytest.approx(1.0, abs=0.35)
+
+
+def test_an_alias_moved_behind_the_ledgers_back_is_caught(world):
+    made = world.run()
+    other = world.run(training_set, candidate, candidate_config={"seed": 6})["candidate"]["model_version"]
+    world.registry.open().set_alias(CHAMPION, other)
+    result = world.check("champion_matches_ledger")
+    assert not result.passed
+    assert (result.metadata["alias"].value, result.metadata["ledger"].value) == (
+        other,
+        made["champion"]["model_version"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [(CHALLENGER, "candidate_bundle_is_sound"), (CHAMPION, "champion_bundle_is_sound")]
+)
+def test_a_damaged_bundle_is_caught(world, alias, name):
+    made = world.run(training_set, candidate, candidate_config={"seed": 7 if alias == CHAMPION else 8})
+    models = world.registry.open()
+    models.set_alias(alias, made["candidate"]["model_version"])
+    (models.download(made["candidate"]["model_version"]) / "model.ubj").write_bytes(b"not a model")
+    result = world.check(name)
+    assert not result.passed
+    assert "model.ubj" in result.metadata["problem"].value

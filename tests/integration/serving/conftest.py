@@ -1,0 +1,53 @@
+"""A Bento of a tiny model, built once, and served over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fraud_pipelines.models.bento import BuiltBento, build_bento
+from fraud_pipelines.settings import Settings
+from tests.served_models import tiny_bundle
+
+TOKEN_KEY = "a-key-for-tests-only-0123456789abcdef"
+
+
+@pytest.fixture(scope="session")
+def bento_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bentoml")
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle().save(tmp_path_factory.mktemp("registry") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def built(bundle_folder: Path, bento_home: Path) -> BuiltBento:
+    return build_bento(bundle_folder, "7", bentoml_home=bento_home)
+
+
+@pytest.fixture(scope="session")
+def service_settings(tmp_path_factory: pytest.TempPathFactory, bento_home: Path) -> Iterator[Settings]:
+    """Settings of an installation of its own, whatever the developer's environment says."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("FRAUD_")]:
+            patch.delenv(name)
+        patch.setenv("BENTOML_HOME", str(bento_home))
+        yield Settings(_env_file=None, home=tmp_path_factory.mktemp("home"), token_key=TOKEN_KEY)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service: a client of it, and where its output goes."""
+
+    client: httpx.Client
+    log: Path
+
+    def score(self, body: object) -> httpx.Response:
+        return self.client.post("/score", json=body)

@@ -1,0 +1,114 @@
+"""The demo as a newcomer meets it, and what must be true of the installation it leaves."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fraud_pipelines import tables
+from fraud_pipelines.ledger import open_ledger
+from fraud_pipelines.warehouse import open_warehouse
+
+
+@pytest.fixture(scope="module")
+def instance(demo) -> dg.DagsterInstance:
+    with dg.DagsterInstance.from_config(str(demo.home / "dagster")) as instance:
+        yield instance
+
+
+def test_the_summary_says_what_came_out(demo):
+    average_precision = float(re.search(r"test average_precision: (\d\.\d+)", demo.output).group(1))
+    assert 0.3 < average_precision < 0.98
+    assert "champion: version 1" in demo.output
+    assert re.search(r"drift: .+", demo.output)
+    assert "served features that differ from the warehouse: 0" in demo.output
+    assert re.search(r"\b(APPROVE|REVIEW|BLOCK)\b", demo.output)
+    path = Path(re.search(r"compliance PDF: (.+\.pdf)", demo.output).group(1))
+    assert path.read_bytes().startswith(b"%PDF")
+    assert "make ui" in demo.output
+
+
+def test_the_simulated_world_has_the_size_it_promises(demo):
+    counts = open_warehouse(demo.settings.warehouse_url).query(
+        f"select count(*) as n, count(distinct transaction_id) as ids, count(distinct card_id) as cards "
+        f"from {tables.TRANSACTIONS.name}"
+    )
+    frauds = open_warehouse(demo.settings.warehouse_url).query(
+        f"select count(*) as n from {tables.LABELS.name} where is_fraud"
+    )
+    assert 130_000 < counts["n"][0] < 170_000
+    assert counts["ids"][0] == counts["n"][0]
+    assert 0.005 < frauds["n"][0] / counts["n"][0] < 0.01
+
+
+def test_dagster_knows_every_asset_of_the_graph(demo, instance):
+    from tests.definitions.lineage_file import asset_keys
+
+    missing = [key for key in asset_keys() if instance.get_latest_materialization_event(key) is None]
+    assert missing == []
+
+
+def test_every_day_is_materialized(demo, instance):
+    keys = instance.get_materialized_partitions(dg.AssetKey(["features", "transaction_features"]))
+    assert {"2026-01-01", "2026-02-28", "2026-03-31"} <= keys
+    assert len(keys) >= 90
+
+
+def test_all_runs_succeeded(instance):
+    assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+
+
+def test_the_promotion_is_on_record_with_its_gates(demo):
+    promotion = open_ledger(demo.settings.ledger_url).promotions()[0]
+    assert (promotion.kind, promotion.model_version, promotion.previous_version) == ("promote", "1", None)
+    assert all(gate["passed"] for gate in promotion.gates)
+    assert promotion.as_of == datetime(2026, 4, 1)
+
+
+def test_no_card_number_reached_any_file(demo):
+    """The simulator's card numbers have valid check digits: each is searched for in every file the lineage wrote."""
+    import pandas as pd
+
+    world = pd.read_parquet(demo.home / "simulated" / "transactions.parquet")
+    numbers = [str(number).encode() for number in world["card_number"].unique()[:200]]
+    searched = [
+        path
+        for path in demo.home.rglob("*")
+        if path.is_file() and "simulated" not in path.parts and path.stat().st_size < 50_000_000
+    ]
+    assert len(searched) > 20
+    leaks = {
+        path.relative_to(demo.home).as_posix()
+        for path in searched
+        if any(number in content for content in [path.read_bytes()] for number in numbers)
+    }
+    assert leaks == set()
+
+
+def test_the_same_files_again_change_nothing(demo):
+    warehouse = open_warehouse(demo.settings.warehouse_url)
+    before = warehouse.query(f"select count(*) as n, max(ingestion_id) as id from {tables.TRANSACTIONS.name}")
+    printed = demo.run("ingest", str(demo.home / "simulated"), "--mapping", "simulator")
+    after = warehouse.query(f"select count(*) as n, max(ingestion_id) as id from {tables.TRANSACTIONS.name}")
+    assert before.equals(after)
+    assert len(open_ledger(demo.settings.ledger_url).ingestions()) == 1
+    assert "0 failed" in printed
+
+
+def test_a_second_training_on_the_same_data_is_refused_and_the_champion_stays(demo):
+    printed = demo.run("train")
+    ledger = open_ledger(demo.settings.ledger_url)
+    latest = ledger.promotions()[-1]
+    assert latest.kind == "refuse"
+    assert ledger.champion_at() == latest.previous_version
+    assert "refuse" in printed
+
+
+def test_a_refused_version_cannot_be_promoted_by_hand(demo):
+    ledger = open_ledger(demo.settings.ledger_url)
+    refused = next(row for row in reversed(ledger.promotions()) if row.kind == "refuse")
+    printed = demo.run("promote", refused.model_version, "--reason", "I insist", expect=3)
+    assert "PromotionRefused" in printed
+    assert ledger.champion_at() == refused.previous_version

@@ -1,0 +1,212 @@
+"""What documents say: every number a fact, every fact with evidence, findings where they belong."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+
+from fraud_pipelines import tables
+from fraud_pipelines.compliance.archive import card_number_places, latest_report, verify_archive, write_document
+from fraud_pipelines.compliance.blocks import NOT_AVAILABLE, Grid, numbered_facts, texts_by_hand
+from fraud_pipelines.compliance.documents import (
+    COMPLIANCE_REPORT,
+    compliance_report,
+    evidence_rows,
+    identity_of,
+    model_card,
+    without_evidence,
+)
+from fraud_pipelines.compliance.findings import open_findings
+from fraud_pipelines.compliance.model_card import render_markdown
+from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.ledger import Report
+from tests import compliance_world as world
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    return world.gather(world.build_world(tmp_path_factory.mktemp("world")))
+
+
+@pytest.fixture(scope="module")
+def bare_facts(tmp_path_factory):
+    """The same world before any monitoring ran, with no materialization known."""
+    warehouse = world.build_world(tmp_path_factory.mktemp("bare"), has_monitoring=False)
+    return world.gather(warehouse, materialized={})
+
+
+def words(finding) -> str:
+    return "".join(part if isinstance(part, str) else part.text for part in finding.parts)
+
+
+def test_no_number_is_typed_by_hand(facts):
+    typed = [text for text in texts_by_hand(compliance_report(facts)) if re.search(r"\d", text)]
+    assert typed == []
+
+
+def test_every_printed_number_has_evidence(facts):
+    rows = evidence_rows(compliance_report(facts))
+    assert len(rows) > 300
+    assert without_evidence(rows).empty
+    assert not rows["number_id"].duplicated().any()
+    assert set(rows.columns) == set(tables.EVIDENCE_INDEX.columns)
+
+
+def test_a_number_without_run_or_hash_is_found_and_what_is_not_available_is_not():
+    rows = pd.DataFrame(
+        [
+            ("ok", "monitoring/drift", "run", "hash", "1"),
+            ("no run", "monitoring/drift", None, "hash", "1"),
+            ("no hash", "monitoring/drift", "run", None, "1"),
+            ("ledger rows have no run", "ledger/promotions", None, "hash", "1"),
+            ("nothing printed", "monitoring/drift", None, None, NOT_AVAILABLE),
+        ],
+        columns=["label", "asset", "run_id", "data_hash", "printed_value"],
+    ).assign(code_version="v")
+    assert list(without_evidence(rows)["label"]) == ["no run", "no hash"]
+
+
+def test_numbers_come_from_the_tables(facts):
+    rows = evidence_rows(compliance_report(facts))
+    printed = rows.groupby("label")["printed_value"].first()
+    assert printed["PR-AUC, out of time"] == "71.23 %" or printed["PR-AUC, out of time"] == "0.7123"
+    assert printed["Transactions"] == "6,000"
+    assert printed["Left out: label not known"] == "17"
+    assert printed["Training rows"] == "91,234"
+    source = rows.set_index("label").loc["Left out: label not known"]
+    assert (source["asset"], source["partition"]) == ("monitoring/performance", "2026-03-31")
+
+
+def test_only_what_was_known_by_then_is_counted(tmp_path):
+    warehouse = world.build_world(tmp_path)
+    as_of = world.AS_OF - timedelta(days=40)
+    facts = world.gather(warehouse, as_of=as_of)
+    transactions = warehouse.read(tables.TRANSACTIONS)
+    labels = warehouse.read(tables.LABELS)
+    before = transactions["event_time"] < as_of
+    assert facts.population.rows["rows"].iloc[0] == before.sum()
+    known = labels[
+        (labels["known_at"] <= as_of) & labels["transaction_id"].isin(transactions.loc[before, "transaction_id"])
+    ]
+    assert facts.months.rows["labelled_rows"].sum() == len(known)
+    assert facts.months.rows["fraud_count"].sum() == known["is_fraud"].sum()
+    assert not facts.drift.is_available  # computed for a later day
+    assert facts.promotions.rows.empty  # the first one is about a later moment
+
+
+def test_nothing_to_report_on_is_an_error_with_a_next_command(tmp_path):
+    with pytest.raises(ContractBroken, match="fraud report --as-of"):
+        world.gather(world.build_world(tmp_path), as_of=world.START)
+
+
+def test_the_sources_of_later_days_are_left_out(facts):
+    assert list(facts.ingestions.rows["source_name"]) == ["transactions.parquet"]
+
+
+def test_a_world_in_order_has_no_findings(facts):
+    assert [words(finding) for finding in open_findings(facts)] == []
+
+
+def test_missing_evidence_is_said_everywhere_and_found(bare_facts):
+    findings = [words(finding) for finding in open_findings(bare_facts)]
+    assert f"Drift: {NOT_AVAILABLE}." in findings
+    assert f"Group fairness: {NOT_AVAILABLE}." in findings
+    document = compliance_report(bare_facts)
+    rows = evidence_rows(document)
+    assert (rows["printed_value"] == NOT_AVAILABLE).sum() >= 8
+    assert (rows["printed_value"].str.strip() != "").all()
+    assert all(block.rows for block in document.blocks if isinstance(block, Grid))
+
+
+def test_findings_name_parity_gates_promotion_and_old_monitoring(facts):
+    parity = replace(
+        facts.parity, rows=facts.parity.rows.assign(mismatch_count=[2, *[0] * (len(facts.parity.rows) - 1)])
+    )
+    gates = replace(facts.gates, rows=facts.gates.rows.assign(passed=[False, True]))
+    promotions = replace(facts.promotions, rows=facts.promotions.rows[facts.promotions.rows["model_version"] != "3"])
+    later = replace(facts, as_of=facts.as_of + timedelta(days=2))
+    assert "2 served feature values differ" in words(open_findings(replace(facts, parity=parity))[0])
+    assert words(open_findings(replace(facts, gates=gates))[0]).startswith(
+        "Gate failed: average_precision_is_high_enough"
+    )
+    assert "no promotion of version 3" in words(open_findings(replace(facts, promotions=promotions))[0])
+    assert [words(finding) for finding in open_findings(later)] == [
+        f"{name} was last computed for 2026-03-31." for name in ("Performance", "Fairness", "Drift")
+    ]
+
+
+def test_drifted_inputs_are_a_warning_with_the_worst_feature(facts):
+    drift = replace(facts.drift, rows=facts.drift.rows.assign(is_drifted=True))
+    (finding,) = open_findings(replace(facts, drift=drift))
+    assert finding.tone == "warning"
+    assert "worst amount" in words(finding)
+
+
+def test_one_changed_number_changes_the_content_hash(facts):
+    changed = facts.fairness.rows.copy()
+    changed.loc[0, "rows"] += 1
+    assert replace(facts, fairness=replace(facts.fairness, rows=changed)).content_hash != facts.content_hash
+    evidence = replace(facts.fairness.evidence, run_id="another")
+    assert replace(facts, fairness=replace(facts.fairness, evidence=evidence)).content_hash != facts.content_hash
+
+
+def test_reports_are_chained_and_a_repeated_one_keeps_its_predecessor(facts):
+    first = identity_of(facts, COMPLIANCE_REPORT, [])
+    assert first.previous_hash is None
+    archived = [Report(first.report_id, COMPLIANCE_REPORT, "3", "a.pdf", "11" * 32, None)]
+    later = replace(facts, as_of=facts.as_of + timedelta(days=1))
+    second = identity_of(later, COMPLIANCE_REPORT, archived)
+    assert second.previous_hash == "11" * 32
+    assert second.report_id != first.report_id
+    archived.append(Report(second.report_id, COMPLIANCE_REPORT, "3", "b.pdf", "22" * 32, "11" * 32))
+    assert identity_of(facts, COMPLIANCE_REPORT, archived) == first
+    assert identity_of(later, COMPLIANCE_REPORT, archived) == second
+
+
+def test_the_model_card_says_the_same_numbers_in_markdown(facts):
+    card = render_markdown(model_card(facts))
+    assert card == render_markdown(model_card(facts))
+    assert card.startswith("# Model card: fraud-scorer version 3")
+    assert "|PR-AUC (average precision)|0.7123|0.6838|" in card
+    assert "SR 26-2 (formerly SR 11-7)" in card
+    assert "complies" not in card
+
+
+def test_a_card_number_is_never_written(facts, tmp_path):
+    reason = facts.promotions.rows.copy()
+    reason.loc[0, "reason"] = "asked for by holder of 4111 1111 1111 1111"  # a published test number
+    document = compliance_report(replace(facts, promotions=replace(facts.promotions, rows=reason)))
+    assert len(card_number_places(document)) == 1
+    with pytest.raises(ContractBroken, match=r"card number stands at 9\.7"):
+        write_document(document, b"x", kind=COMPLIANCE_REPORT, folder=tmp_path, suffix=".pdf")
+    assert list(tmp_path.iterdir()) == []
+    assert card_number_places(compliance_report(facts)) == []
+
+
+def test_an_edited_or_lost_file_is_named(facts, tmp_path):
+    report = write_document(
+        compliance_report(facts), b"content", kind=COMPLIANCE_REPORT, folder=tmp_path, suffix=".pdf"
+    )
+    (file,) = verify_archive([report])
+    assert file.is_intact
+    path = tmp_path / f"{report.report_id}.pdf"
+    path.write_bytes(b"contenT")
+    (file,) = verify_archive([report])
+    assert not file.is_intact
+    assert file.found_sha256 not in (None, report.sha256)
+    path.unlink()
+    (file,) = verify_archive([report])
+    assert not file.is_intact
+    assert file.found_sha256 is None
+    assert latest_report([report], COMPLIANCE_REPORT) == report
+    assert latest_report([report], "other") is None
+
+
+def test_number_ids_count_within_a_section(facts):
+    ids = [number for number, _, _ in numbered_facts(compliance_report(facts))]
+    assert ids[0] == "1.1"
+    for section in {number.split(".")[0] for number in ids}:
+        positions = [int(number.split(".")[1]) for number in ids if number.split(".")[0] == section]
+        assert positions == list(range(1, len(positions) + 1))

@@ -1,0 +1,128 @@
+"""Bundles: kept whole, loaded only when sound, never able to run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fraud_pipelines.errors import BundleCorrupt, ContractBroken
+from fraud_pipelines.models.bundle import FILES, Bundle, Calibration
+from tests.served_models import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture
+def folder(bundle, tmp_path: Path) -> Path:
+    return bundle.save(tmp_path / "bundle")
+
+
+def _matrix(bundle: Bundle, rows: int = 50) -> np.ndarray:
+    values = np.random.default_rng(5).uniform(0, 1000, (rows, len(bundle.feature_names))).astype(np.float32)
+    values[::7, 1] = np.nan
+    return values
+
+
+def test_a_loaded_bundle_scores_and_says_the_same(bundle, folder):
+    loaded = Bundle.load(folder, digest=bundle.digest)
+    matrix = _matrix(bundle)
+    np.testing.assert_array_equal(loaded.predict(matrix), bundle.predict(matrix))
+    for name in ("feature_names", "spec_text", "spec_hash", "thresholds", "calibration", "split", "metrics", "digest"):
+        assert getattr(loaded, name) == getattr(bundle, name)
+    pd.testing.assert_frame_equal(loaded.reference, bundle.reference)
+
+
+def test_the_folder_holds_data_only(folder):
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert not any(b"pickle" in path.read_bytes() for path in folder.iterdir())
+
+
+def test_the_probability_is_the_calibrated_margin_of_the_booster(bundle):
+    import xgboost
+
+    calibrated = dataclasses.replace(bundle, calibration=Calibration(slope=0.5, intercept=-1.0))
+    matrix = _matrix(bundle)
+    margin = bundle.booster.predict(xgboost.DMatrix(matrix), output_margin=True).astype(float)
+    np.testing.assert_allclose(calibrated.predict(matrix), 1 / (1 + np.exp(1.0 - 0.5 * margin)), rtol=1e-12)
+
+
+def test_contributions_add_up_to_the_log_odds(bundle):
+    calibrated = dataclasses.replace(bundle, calibration=Calibration(slope=0.5, intercept=-1.0))
+    matrix = _matrix(bundle)
+    contributions = calibrated.contributions(matrix)
+    assert contributions.shape == (50, len(bundle.feature_names) + 1)
+    np.testing.assert_allclose(contributions.sum(axis=1), calibrated.margin(matrix), atol=1e-5)
+
+
+def test_one_row_scores_as_it_does_among_many(bundle):
+    matrix = _matrix(bundle)
+    alone = np.concatenate([bundle.predict(matrix[row : row + 1]) for row in range(len(matrix))])
+    np.testing.assert_array_equal(alone, bundle.predict(matrix))
+
+
+def test_no_rows_give_no_scores(bundle):
+    empty = np.empty((0, len(bundle.feature_names)), dtype=np.float32)
+    assert bundle.predict(empty).shape == (0,)
+    assert bundle.contributions(empty).shape == (0, len(bundle.feature_names) + 1)
+
+
+def test_a_matrix_of_another_width_is_refused(bundle):
+    with pytest.raises(ContractBroken, match="expected a matrix of shape"):
+        bundle.predict(np.zeros((2, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_changed_byte_in_any_file_is_refused(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    with pytest.raises(BundleCorrupt, match=f"{name}: expected SHA-256"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BundleCorrupt, match=name):
+        Bundle.load(folder)
+
+
+def test_a_manifest_rewritten_for_other_files_has_another_digest(bundle, folder):
+    other = tiny_bundle(review=0.01, block=0.02)
+    other.save(folder)
+    Bundle.load(folder)
+    with pytest.raises(BundleCorrupt, match=f"expected bundle digest {bundle.digest}"):
+        Bundle.load(folder, digest=bundle.digest)
+
+
+def test_a_manifest_of_another_format_is_refused(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(BundleCorrupt, match="expected format 1"):
+        Bundle.load(folder)
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(bundle, folder):
+    (folder / "stray.txt").write_text("from before")
+    bundle.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+    assert not (folder / "stray.txt").exists()
+
+
+def test_the_reference_sample_holds_features_only(bundle):
+    with pytest.raises(ContractBroken, match="exactly the features"):
+        dataclasses.replace(bundle, reference=bundle.reference.assign(card_id="tok_1"))
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.0, 0.0), (-1.0, 0.0), (1.0, float("nan")), (float("inf"), 0.0)])
+def test_a_calibration_that_could_change_ranks_is_refused(slope, intercept):
+    with pytest.raises(ContractBroken, match="positive slope"):
+        Calibration(slope, intercept)

@@ -1,0 +1,133 @@
+"""Training: the same rows give the same model, test rows have no say, thresholds come from validation."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.models.metrics import average_precision, roc_auc
+from fraud_pipelines.models.policy import DEFAULT_THRESHOLDS, choose_thresholds
+from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION, TimeSplit
+from fraud_pipelines.models.training import TrainingParameters, _sampled, fit_calibration, train, validation_curves
+from tests.builders import synthetic_training_set
+
+FAST = TrainingParameters(trees=40)
+SPEC = load_spec()
+
+
+@pytest.fixture(scope="module")
+def training_set():
+    return synthetic_training_set(SPEC, rows=6000, fraud_share=0.08)
+
+
+@pytest.fixture(scope="module")
+def trained(training_set):
+    return train(training_set, SPEC, FAST, code_version="test")
+
+
+def test_training_again_gives_the_same_bundle(training_set, trained):
+    assert train(training_set, SPEC, FAST, code_version="test").bundle.digest == trained.bundle.digest
+
+
+def test_test_rows_have_no_say(training_set, trained):
+    frame = training_set.frame.copy()
+    is_test = frame["part"] == TEST
+    frame.loc[is_test, "is_fraud"] = ~frame.loc[is_test, "is_fraud"].astype(bool)
+    frame.loc[is_test, SPEC.names[0]] = 1e6
+    again = train(dataclasses.replace(training_set, frame=frame), SPEC, FAST, code_version="test").bundle
+    assert again.booster_bytes == trained.bundle.booster_bytes
+    assert (again.thresholds, again.calibration) == (trained.bundle.thresholds, trained.bundle.calibration)
+
+
+def test_thresholds_and_metrics_come_from_the_validation_rows(training_set, trained):
+    truth, probabilities = trained.validation_is_fraud, trained.validation_probabilities
+    np.testing.assert_array_equal(truth, training_set.part(VALIDATION)["is_fraud"])
+    assert trained.bundle.thresholds == choose_thresholds(truth, probabilities)
+    assert trained.bundle.metrics["average_precision"] == average_precision(truth, probabilities)
+    precision_recall, roc = validation_curves(trained)
+    assert precision_recall[-1][0] == roc[-1][0] == 1.0
+
+
+def test_the_first_fit_keeps_the_label_delay_before_validation(training_set):
+    # Labels of the last delay days before validation are flipped: calibration and thresholds must not notice.
+    frame = training_set.frame.copy()
+    split = training_set.split
+    recent = (frame["part"] == TRAIN) & (frame["label_known_at"] > split.validation_since)
+    assert recent.any()
+    frame.loc[recent, "is_fraud"] = ~frame.loc[recent, "is_fraud"].astype(bool)
+    first = train(training_set, SPEC, FAST)
+    again = train(dataclasses.replace(training_set, frame=frame), SPEC, FAST)
+    np.testing.assert_array_equal(again.validation_probabilities, first.validation_probabilities)
+    assert again.bundle.booster_bytes != first.bundle.booster_bytes
+
+
+def test_a_signal_is_found_and_noise_is_not(training_set, trained):
+    test = training_set.part(TEST)
+    assert roc_auc(test["is_fraud"].to_numpy(bool), trained.bundle.predict(to_matrix(test, SPEC.names))) > 0.95
+    noise = synthetic_training_set(SPEC, rows=6000, fraud_share=0.3, signal=0.0)
+    of_noise, rows = train(noise, SPEC, FAST).bundle, noise.part(TEST)
+    auc = roc_auc(rows["is_fraud"].to_numpy(bool), of_noise.predict(to_matrix(rows, SPEC.names)))
+    assert auc == pytest.approx(0.5, abs=0.06)  # 1200 rows: three standard errors are 0.055
+
+
+def test_without_validation_days_the_documented_defaults_hold():
+    split = TimeSplit(datetime(2026, 3, 1), train_days=14, validation_days=0, test_days=7, label_delay_days=7)
+    trained = train(synthetic_training_set(SPEC, split=split), SPEC, FAST)
+    assert trained.bundle.thresholds == DEFAULT_THRESHOLDS
+    assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) == (1.0, 0.0)
+    assert trained.bundle.metrics == {}
+    assert validation_curves(trained) == ([], [])
+
+
+def test_the_bundle_knows_its_rows_and_its_reference_has_no_identifiers(training_set, trained):
+    bundle = trained.bundle
+    assert bundle.row_counts["train_rows"] == int((training_set.frame["part"] == TRAIN).sum())
+    assert tuple(bundle.reference.columns) == tuple(SPEC.names)
+    assert len(bundle.reference) == min(5000, len(training_set.part(TRAIN, VALIDATION)))
+    assert bundle.data_hash == training_set.data_hash
+
+
+def test_progress_counts_every_tree_once(training_set):
+    seen: list[tuple[int, int]] = []
+    train(training_set, SPEC, TrainingParameters(trees=5), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 10) for number in range(1, 11)]
+
+
+def test_sampling_keeps_every_fraud_and_the_weight_of_the_genuine():
+    is_fraud = np.arange(1000) % 50 == 0
+    keep, weights = _sampled(is_fraud, TrainingParameters(most_genuine_rows=100))
+    assert set(np.flatnonzero(is_fraud)) <= set(keep)
+    assert (np.diff(keep) > 0).all()
+    assert weights[is_fraud[keep]].tolist() == [1.0] * 20
+    assert weights[~is_fraud[keep]].sum() == pytest.approx(980)
+    everything, ones = _sampled(is_fraud, TrainingParameters(most_genuine_rows=980))
+    assert len(everything) == 1000
+    assert (ones == 1).all()
+
+
+def test_calibration_equals_scikit_learns_logistic_regression_and_mends_a_known_distortion():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(2)
+    logit = rng.normal(-2, 2, 20_000)
+    is_fraud = rng.random(20_000) < 1 / (1 + np.exp(-logit))
+    distorted = 2 * logit + 3  # true log-odds = 0.5 * distorted - 1.5
+    found = fit_calibration(is_fraud, distorted)
+    assert found.slope == pytest.approx(0.5, abs=0.02)
+    assert found.intercept == pytest.approx(-1.5, abs=0.06)
+    reference = LogisticRegression(C=np.inf).fit(distorted[:, None], is_fraud)
+    assert found.slope == pytest.approx(reference.coef_[0, 0], abs=2e-3)  # Platt's smoothed targets differ slightly
+    assert found.intercept == pytest.approx(reference.intercept_[0], abs=5e-3)
+
+
+def test_calibration_leaves_scores_alone_where_it_cannot_help():
+    rng = np.random.default_rng(2)
+    few = np.arange(1000) < 49
+    assert fit_calibration(few, rng.normal(size=1000)).slope == 1.0
+    inverted = rng.normal(size=1000)
+    assert fit_calibration(inverted < -0.5, inverted).slope == 1.0
