@@ -42,7 +42,7 @@ def main() -> NoReturn:
 
 @app.command(epilog="Examples:  fraud demo   |   fraud demo --days 60 --port 3005")
 def demo(
-    days: Annotated[int, typer.Option(min=60, help="Days to simulate; training needs about 80.")] = 90,
+    days: Annotated[int, typer.Option(min=45, help="Days to simulate; fewer mean fewer to train on.")] = 90,
     port: Annotated[int, typer.Option(help="Port of the scoring service while it runs.")] = 3000,
 ) -> None:
     """Simulate transactions, run the whole lineage, score over HTTP, and say what to look at next."""

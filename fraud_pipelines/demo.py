@@ -17,6 +17,9 @@ SEED = 7
 DRIFT_DAYS = 7
 # Long enough for the windows of performance and fairness (limits.py).
 SCORED_DAYS = 42
+# Days that are no training data: the test window and a label delay on either side of it (models/splits.py), and a
+# first week in which histories are still short.
+OTHER_DAYS = 14 + 7 + 7 + 7
 
 
 def run_demo(settings: Settings, *, days: int, port: int) -> None:
@@ -25,6 +28,7 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     Raises:
         SettingInvalid: this installation is a production one, or its warehouse holds other data.
     """
+    from fraud_pipelines.models.splits import TimeSplit
     from fraud_pipelines.orchestration import keys
     from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
     from fraud_pipelines.orchestration.partitions import window_between
@@ -55,10 +59,11 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
 
     output.print("[bold]3/6[/] Train, evaluate, promote through the gates, build the Bento")
     as_of = last_day + timedelta(days=1)
-    training = run("retrain_job", "retrain_job", run_config=retrain_config(f"{as_of}T00:00:00"))
+    config = retrain_config(f"{as_of}T00:00:00", train_days=min(TimeSplit.train_days, days - OTHER_DAYS))
+    training = run("retrain_job", "retrain_job", run_config=config)
 
     output.print("[bold]4/6[/] Score in batch, measure drift, performance and fairness")
-    scored = window_between((last_day - timedelta(days=SCORED_DAYS - 1)).isoformat(), last_day.isoformat())
+    scored = window_between((last_day - timedelta(days=min(SCORED_DAYS, days) - 1)).isoformat(), last_day.isoformat())
     today = window_between(last_day.isoformat(), last_day.isoformat())
     run("daily_job", "batch scores", window=scored, assets=[keys.SCORES])
     monitoring = run("daily_job", "monitoring", window=today, assets=[keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS])

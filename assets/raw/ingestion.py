@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from fraud_pipelines.raw.ingestion import Loaded, ingest
 from fraud_pipelines.settings import load_settings
 from fraud_pipelines.warehouse import Warehouse
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "group_name": "raw",
     "kinds": {"python"},
     "owners": ["team:fraud-models"],

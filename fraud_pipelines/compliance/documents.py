@@ -9,7 +9,7 @@ from fraud_pipelines import tables
 from fraud_pipelines.compliance import results, sections
 from fraud_pipelines.compliance.blocks import Block, Document, Fact, Grid, Identity, Paragraph, Section, numbered_facts
 from fraud_pipelines.compliance.facts import MODEL_NAME, ReportFacts
-from fraud_pipelines.evidence import Evidence
+from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.ledger.records import Report
 
 COMPLIANCE_REPORT, MODEL_CARD = "compliance_report", "model_card"
@@ -85,9 +85,9 @@ def evidence_rows(document: Document) -> pd.DataFrame:
 def without_evidence(rows: pd.DataFrame) -> pd.DataFrame:
     """EVIDENCE_INDEX rows that print a value but cannot be traced: no data hash, or no run where an asset made it.
 
-    Code and ledger are not made by runs; what is NOT AVAILABLE has nothing to trace.
+    Code, ledger and event log are not made by runs; what is NOT AVAILABLE has nothing to trace.
     """
-    needs_run = ~rows["asset"].str.startswith(("code/", "ledger/"))
+    needs_run = ~rows["asset"].str.startswith(("code/", "ledger/", "dagster/"))
     is_traced = rows["data_hash"].notna() & rows["code_version"].astype(bool) & (rows["run_id"].notna() | ~needs_run)
     return rows[(rows["printed_value"] != "NOT AVAILABLE") & ~is_traced]
 
@@ -156,16 +156,19 @@ def _evidence_sections(facts: ReportFacts, document: Document) -> Iterable[Block
         "llllll",
         is_small=True,
     )
+    # What the orchestrator's event log says of each asset; the log, not the asset, is the evidence of these rows.
+    events = pd.DataFrame([evidence.as_dict() for evidence in facts.lineage]).astype(str)
+    log = Evidence("dagster/events", None, None, code_version(), hash_rows(events))
     yield Grid(
         "Lineage: the latest materialization of each asset upstream",
         ("Asset", "Partition", "Run", "Code version", "Data hash"),
         tuple(
             (
-                of(evidence, "Asset", evidence.asset),
-                of(evidence, "Partition", evidence.partition),
-                of(evidence, "Run", (evidence.run_id or "NOT AVAILABLE")[:13]),
-                of(evidence, "Code version", evidence.code_version),
-                of(evidence, "Data hash", (evidence.data_hash or "NOT AVAILABLE")[:24]),
+                of(log, "Asset", evidence.asset),
+                of(log, "Partition", evidence.partition),
+                of(log, "Run", (evidence.run_id or "NOT AVAILABLE")[:13]),
+                of(log, "Code version", evidence.code_version),
+                of(log, "Data hash", (evidence.data_hash or "NOT AVAILABLE")[:24]),
             )
             for evidence in facts.lineage
         ),

@@ -9,8 +9,8 @@ from fraud_pipelines.compliance import figures
 from fraud_pipelines.compliance.blocks import Block, Fact, Figure, Paragraph, Part, Section
 from fraud_pipelines.compliance.facts import ReportFacts, Sourced
 from fraud_pipelines.compliance.grids import (
-    Rows,
     METRIC_WORDS,
+    Rows,
     grid_or_missing,
     metric_fact,
     metric_style,
@@ -94,14 +94,13 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
         "l" + "r" * len(columns),
     )
     monitored = facts.performance
+    values = monitored.rows.set_index("metric")["value"]
     rows = tuple(
         (
-            monitored.fact("Metric", METRIC_WORDS.get(row.metric, row.metric), "text"),
-            monitored.fact(row.metric, row.value, metric_style(row.metric)),
+            monitored.fact("Metric", METRIC_WORDS.get(metric, metric), "text"),
+            monitored.fact(metric, values[metric], metric_style(metric)),
         )
-        for row in monitored.rows.set_index("metric", drop=False)
-        .loc[metrics_in_order(monitored.rows["metric"])]
-        .itertuples()
+        for metric in metrics_in_order(monitored.rows["metric"])
     )
     yield from grid_or_missing(
         monitored, "In operation, on mature labels", ("Metric", "Value"), rows, (0.74, 0.26), "lr"
@@ -235,20 +234,21 @@ def drift(facts: ReportFacts) -> Iterator[Block]:
         ),
         "Bars of distance per feature",
     )
-    wide = group.rows.set_index(["feature", "method"])
+    by_key = group.rows.set_index(["feature", "method"])
+    scores_of, alarms, limit_of = (by_key[name].to_dict() for name in ("score", "is_drifted", "threshold"))
     names = list(dict.fromkeys(group.rows["feature"]))
     ordered = sorted(names, key=lambda name: (name != MODEL_OUTPUT, names.index(name)))
 
     def score(name: str, method: str) -> Fact:
-        row = wide.loc[(name, method)]
-        return group.fact(f"{name}: {method}", row["score"], "short", "bad" if row["is_drifted"] else "neutral")
+        key = (name, method)
+        return group.fact(f"{name}: {method}", scores_of[key], "short", "bad" if alarms[key] else "neutral")
 
     rows: Rows = tuple(
         (group.fact("Column", name, "text"), *(score(name, method) for method in METHODS)) for name in ordered
     )
     limits_row = (
         group.fact("Limit", "limit", "text"),
-        *(group.fact(f"Limit of {method}", wide.loc[(names[0], method)]["threshold"], "short") for method in METHODS),
+        *(group.fact(f"Limit of {method}", limit_of[(names[0], method)], "short") for method in METHODS),
     )
     yield from grid_or_missing(
         group,

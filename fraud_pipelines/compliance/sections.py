@@ -283,5 +283,4 @@ def promotions(facts: ReportFacts) -> Iterator[Block]:
 
 def _parity_total(facts: ReportFacts) -> Fact:
     mismatches = int(facts.parity.rows["mismatch_count"].sum()) if facts.parity.is_available else None
-    tone = "bad" if mismatches else "neutral"
-    return facts.parity.fact("Parity mismatches", mismatches, "count", tone)
+    return facts.parity.fact("Parity mismatches", mismatches, "count", "bad" if mismatches else "neutral")

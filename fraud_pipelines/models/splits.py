@@ -33,8 +33,8 @@ class TimeSplit:
         test_days: days of test data; at least 1.
         label_delay_days: days until a label is expected to be known; at least 0.
         known_card_days: judging leaves out cards with a known fraud since this many days before the label delay that
-            precedes the window (the handbook's 7 training days, whatever `train_days` is, so that the test rows stay the
-            same); at least 0.
+            precedes the window (the handbook's 7 training days, whatever `train_days` is, so that the test rows stay
+            the same); at least 0.
     Raises:
         SettingInvalid: a length is out of range.
     """

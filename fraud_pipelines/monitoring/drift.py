@@ -4,6 +4,9 @@ Evidently computes the scores; the limits are compared here, so that a table row
 """
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -105,7 +108,8 @@ def drift_score(reference: pd.Series, current: pd.Series, method: str) -> float:
     from evidently.legacy.core import ColumnType
 
     test = get_stattest(reference, current, ColumnType.Numerical, method)
-    return float(test(reference, current, ColumnType.Numerical, METHODS[method][0]).drift_score)
+    with _without_ks_warning():
+        return float(test(reference, current, ColumnType.Numerical, METHODS[method][0]).drift_score)
 
 
 def verdict_of(rows: pd.DataFrame, *, limit: float = limits.DRIFT_FEATURE_SHARE) -> DriftVerdict:
@@ -199,7 +203,16 @@ def _run(metrics: list, reference: pd.DataFrame, current: pd.DataFrame) -> "Snap
         Dataset.from_pandas(frame.astype(float).reset_index(drop=True), data_definition=definition)
         for frame in (reference, current)
     )
-    return Report(metrics).run(after, before)  # current first
+    with _without_ks_warning():
+        return Report(metrics).run(after, before)  # current first
+
+
+@contextmanager
+def _without_ks_warning() -> Iterator[None]:
+    """Where the exact p-value fails, SciPy says so and uses the asymptotic formula, which is what is wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
+        yield
 
 
 def _quiet_evidently() -> None:

@@ -19,7 +19,8 @@ def failing_blocking_checks(instance: dg.DagsterInstance, keys: Iterable[dg.Asse
     records = instance.event_log_storage.get_event_records(
         dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION), limit=MOST_RESULTS, ascending=False
     )
-    wanted, latest = set(keys), {}
+    wanted = set(keys)
+    latest: dict[tuple[str, str], dg.AssetCheckEvaluation] = {}
     for record in records:
         event = record.event_log_entry.dagster_event
         if event is None or not isinstance(event.event_specific_data, dg.AssetCheckEvaluation):

@@ -250,9 +250,9 @@ def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Pa
     lowest, highest = (np.datetime64(moment, "us").astype(np.int64) for moment in (bounds.since, bounds.until))
     good = all_events[(all_events >= lowest) & (all_events < highest)]
     good_known = all_known[(all_known >= lowest) & (all_known < highest)]
-    last_event = _moment(good.max())
-    last_known = _moment(good_known.max()) if len(good_known) else last_event
-    return Span(rows, bounds, _moment(good.min()), last_event, last_known)
+    last_event = _moment(int(good.max()))
+    last_known = _moment(int(good_known.max())) if len(good_known) else last_event
+    return Span(rows, bounds, _moment(int(good.min())), last_event, last_known)
 
 
 def _microseconds(times: pa.ChunkedArray) -> np.ndarray:

@@ -50,7 +50,8 @@ class Thieves:
         for scenario, count in counts.items():
             if count:
                 method = getattr(self, f"_{scenario}")
-                parts.append(method(count, quiet) if scenario == "account_takeover" else method(count))
+                part = method(count, quiet) if scenario == "account_takeover" else method(count)
+                parts.append(part.where(np.arange(len(part.card)) < count))
         frauds = joined(parts)
         return frauds.where((frauds.second >= self._since) & (frauds.second < self._until))
 
@@ -129,7 +130,7 @@ class Thieves:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Payments of incidents of one card each: card, second, and per incident its first and end index; and each
         payment's step within its incident."""
-        incidents = max(1, round(count / ((fewest + most) / 2)))
+        incidents = int(np.ceil(count / ((fewest + most) / 2)))
         sizes = self._rng.integers(fewest, most + 1, incidents)
         last = np.cumsum(sizes)
         first = last - sizes

@@ -11,6 +11,8 @@ DAY = 86_400.0
 NO_DEVICE, FIRST_DEVICE, SECOND_DEVICE = -1, 0, 1
 _MEDIANS = np.log(np.array([row[0] for row in CATEGORIES.values()], dtype=float))
 _SPREADS = np.array([row[1] for row in CATEGORIES.values()])
+_IS_DIGITAL = np.array([name == "digital" for name in CATEGORIES])
+_LONGEST_SPREE = 6
 _CASH = list(CATEGORIES).index("cash")
 # Monday to Sunday; shopping peaks towards the weekend.
 _WEEKDAYS = np.array([0.94, 0.95, 0.97, 1.0, 1.15, 1.18, 0.81])
@@ -141,14 +143,17 @@ def _follow_ups(rng: np.random.Generator, payments: Payments, cards: Cards, merc
 
 def _sprees(rng: np.random.Generator, payments: Payments, cards: Cards, merchants: Merchants) -> Payments:
     """Several small digital purchases within the hour, as games and apps invite to: genuine, and hard to tell."""
-    digital = np.flatnonzero(CATEGORIES_IS_SMALL[merchants.category[payments.merchant]])
-    starts = digital[rng.random(len(digital)) < 0.035]
-    sizes = rng.integers(2, 7, len(starts))
+    # Drawn before looking at the category, so that a drift of the mix leaves what came before it as it was.
+    starts = np.flatnonzero(rng.random(len(payments.card)) < 0.035)
+    sizes = rng.integers(2, _LONGEST_SPREE + 1, len(starts))
+    gaps, normal = (
+        rng.exponential(160, (len(starts), _LONGEST_SPREE)),
+        rng.normal(-0.6, 0.8, (len(starts), _LONGEST_SPREE)),
+    )
+    sizes = np.where(_IS_DIGITAL[merchants.category[payments.merchant[starts]]], sizes, 0)
+    is_step = np.arange(_LONGEST_SPREE) < sizes[:, None]
+    step = np.broadcast_to(np.arange(1, _LONGEST_SPREE + 1), is_step.shape)[is_step]
     copy = payments.where(np.repeat(starts, sizes))
-    step = np.concatenate([np.arange(1, size + 1) for size in sizes]) if len(sizes) else np.array([])
-    second = copy.second + np.floor(step * (40 + rng.exponential(160, len(step))))
-    value = amounts(rng.normal(-0.6, 0.8, len(step)), merchants.category[copy.merchant], cards.level[copy.card])
+    second = copy.second + np.floor(step * (40 + gaps[is_step]))
+    value = amounts(normal[is_step], merchants.category[copy.merchant], cards.level[copy.card])
     return Payments(**{**copy.__dict__, "second": second, "amount_eur": value})
-
-
-CATEGORIES_IS_SMALL = np.array([name == "digital" for name in CATEGORIES])

@@ -112,10 +112,13 @@ def _labels(config: SimulationConfig, occurred: np.ndarray, is_fraud: np.ndarray
     """
     rng = np.random.default_rng([config.seed, 7, config.start.toordinal()])
     count = len(occurred)
-    by_analyst = rng.random(count) < 0.25
-    days = np.where(by_analyst, 0.25, 2.5 * config.maturity_days / 7) * np.exp(0.7 * rng.normal(size=count))
+    # One row of draws per payment, so that what follows a drift cannot move the labels before it.
+    chance = rng.random((count, 4))
+    normal = np.sqrt(-2 * np.log1p(-chance[:, 0])) * np.cos(2 * np.pi * chance[:, 1])  # Box and Muller, 1958
+    by_analyst = chance[:, 2] < 0.25
+    days = np.where(by_analyst, 0.25, 2.5 * config.maturity_days / 7) * np.exp(0.7 * normal)
     late = days > 0.97 * config.maturity_days
-    days = np.where(late, config.maturity_days * rng.uniform(0.5, 0.97, count), days)
+    days = np.where(late, config.maturity_days * (0.5 + 0.47 * chance[:, 3]), days)
     days = np.where(is_fraud, days, config.maturity_days)
     known = occurred + np.floor(days * DAY).astype("timedelta64[s]").astype("timedelta64[us]")
     return known, np.where(is_fraud, np.where(by_analyst, "analyst", "chargeback"), "matured")

@@ -53,6 +53,20 @@ def test_thresholds_and_metrics_come_from_the_validation_rows(training_set, trai
     assert precision_recall[-1][0] == roc[-1][0] == 1.0
 
 
+def test_known_cards_have_no_say_in_the_thresholds(training_set):
+    known = (training_set.frame["part"] == VALIDATION) & training_set.frame["card_id"].isin(["c1", "c2", "c3"])
+    frame = training_set.frame.assign(card_is_known_compromised=known)
+    trained = train(dataclasses.replace(training_set, frame=frame), SPEC, FAST)
+    assert known.any()
+    assert len(trained.validation_is_fraud) == training_set.rows(VALIDATION) - int(known.sum())
+
+
+def test_calibration_is_kept_in_the_bundle_when_asked_for(training_set):
+    trained = train(training_set, SPEC, TrainingParameters(trees=10, learning_rate=0.5, calibrate=True))
+    assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) != (1.0, 0.0)
+    assert trained.bundle.thresholds == choose_thresholds(trained.validation_is_fraud, trained.validation_probabilities)
+
+
 def test_the_first_fit_keeps_the_label_delay_before_validation(training_set):
     # Labels of the last delay days before validation are flipped: calibration and thresholds must not notice.
     frame = training_set.frame.copy()

@@ -102,6 +102,15 @@ def test_cards_known_as_compromised_are_marked_from_training_frauds_and_from_the
     assert rows.to_dict() == {"t1": False, "t2": False, "t3": False, "v1": False, "e1": True, "e2": False, "e3": True}
 
 
+def test_validation_days_leave_known_cards_out_as_the_test_does(warehouse):
+    # c2: fraud of the 2nd, known on the 4th, so before the validation day begins.
+    more = payment("v2", "2026-01-06 11:00", card_id="c2")
+    rows = _build(
+        warehouse, [*LABELS, label("v2", "2026-01-06 11:00", "2026-01-08 11:00")], [*PAYMENTS, more]
+    ).frame.set_index("transaction_id")["card_is_known_compromised"]
+    assert (bool(rows["v1"]), bool(rows["v2"]), bool(rows["t2"])) == (False, True, False)
+
+
 def test_frauds_before_the_known_card_days_do_not_mark_a_card(warehouse):
     fill_warehouse(warehouse, load_spec(), PAYMENTS, LABELS)
     # Training ends on January 7th; four days back is the 3rd, so the fraud of the 2nd is too old and the 7th's is not.

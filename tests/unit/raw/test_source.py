@@ -38,7 +38,11 @@ def test_numbers_continue_over_blocks(tmp_path, monkeypatch):
     path.write_text("a,b\n" + "\n".join(lines) + "\n")
     batches = list(read_batches(one(path), ["a"]))
     assert len(batches) > 5
-    seen = [pair for batch in batches for pair in zip(batch.row_numbers.to_pylist(), batch.rows["a"].to_pylist(), strict=True)]
+    seen = [
+        pair
+        for batch in batches
+        for pair in zip(batch.row_numbers.to_pylist(), batch.rows["a"].to_pylist(), strict=True)
+    ]
     assert seen == [(number, str(number)) for number in range(1, 101) if number % 7]
     assert [line.row for batch in batches for line in batch.malformed] == list(range(7, 101, 7))
 

@@ -1,0 +1,98 @@
+"""The Dagster UI as an engineer meets it, in a real headless browser: lineage, materialize one asset, read its checks."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.installation import ROOT, free_port
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the Debian package chromium")
+
+STAGES = ("raw", "staging", "features", "models", "monitoring", "compliance", "operations")
+SLOW = 120_000  # a run starts a process and imports the code location
+
+
+@pytest.fixture(scope="module")
+def ui(demo) -> Iterator[str]:
+    """`fraud ui` on the demo's installation: webserver and daemon."""
+    port = free_port()
+    log = (demo.home / "ui.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fraud_pipelines", "ui", "--port", str(port)],
+        cwd=ROOT, env=demo.environment, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (demo.home / "ui.log").read_text()
+                assert time.monotonic() < deadline, (demo.home / "ui.log").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.foreign_requests = []
+    page.on("request", lambda request: page.foreign_requests.append(request.url))
+    yield page
+    page.close()
+
+
+def test_the_lineage_page_shows_every_stage_and_fetches_nothing_from_elsewhere(page, ui):
+    page.goto(f"{ui}/asset-groups")
+    for stage in STAGES:
+        expect(page.get_by_text(stage, exact=True).first).to_be_visible()
+    hosts = {url.split("/")[2] for url in page.foreign_requests if url.startswith("http")}
+    assert hosts == {ui.split("/")[2]}
+
+
+def test_an_asset_page_tells_grain_columns_and_rows(page, ui):
+    page.goto(f"{ui}/assets/features/transaction_features")
+    expect(page.get_by_text("One row per transaction", exact=False).first).to_be_visible()
+    expect(page.get_by_text("card_count_24h").first).to_be_visible()
+    expect(page.get_by_text("fraud-models").first).to_be_visible()
+
+
+def test_materializing_an_asset_runs_it_and_its_check_results_are_there_to_read(page, ui):
+    page.goto(f"{ui}/assets/compliance/evidence_index")
+    page.locator("button", has_text="Materialize").first.click()
+    page.get_by_text("Launched run").wait_for()
+    page.goto(f"{ui}/runs")
+    launched = page.locator("tr", has_text="evidence_index").first
+    expect(launched.get_by_text("Success")).to_be_visible(timeout=SLOW)
+    page.goto(f"{ui}/assets/compliance/evidence_index?view=checks&checkDetail=every_printed_number_has_evidence")
+    expect(page.get_by_text("every_printed_number_has_evidence").first).to_be_visible()
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("printed_values", exact=True).first).to_be_visible()
+
+
+def test_the_days_of_the_demo_are_shown_as_materialized(page, ui):
+    page.goto(f"{ui}/assets/features/transaction_features?view=partitions")
+    expect(page.get_by_text("Materialized (97)")).to_be_visible()  # 90 days of payments, 7 more of label arrivals
