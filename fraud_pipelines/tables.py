@@ -100,11 +100,11 @@ QUARANTINE = Table(
     key=("ingestion_id", "source_file", "source_row"),
     columns={
         "ingestion_id": _required(TEXT, "Ingestion that met it."),
-        "source_file": _required(TEXT, "File name without folders."),
+        "source_file": _required(TEXT, "File name, relative to the folder ingested."),
         "source_row": _required(BIGINT, "Row number in that file, from 1."),
         "transaction_id": Column(TEXT, "Where readable."),
         "reason": _required(TEXT, "What was expected and what was found; several joined by '; '."),
-        "row_json": _required(TEXT, "The mapped values as text, card number replaced by its token."),
+        "row_json": _required(TEXT, "The mapped values as text, card number replaced by its token, others masked."),
     },
 )
 

@@ -38,8 +38,8 @@ def verdict(facts: ReportFacts) -> Iterator[Block]:
         (
             fact("Gate", row.name_.replace("_", " "), "text"),
             fact(f"{row.name_}: finding", row.words, "text"),
-            fact(f"{row.name_}: value", "none" if pd.isna(row.value) else f"{row.value:.4g}", "text"),
-            fact(f"{row.name_}: limit", "none" if pd.isna(row.limit) else f"{row.limit:.4g}", "text"),
+            fact(f"{row.name_}: value", _gate_number(row.value), "text"),
+            fact(f"{row.name_}: limit", _gate_number(row.limit), "text"),
             fact(f"{row.name_}: result", "passed" if row.passed else "FAILED", "text", "good" if row.passed else "bad"),
         )
         for row in facts.gates.records()
@@ -193,6 +193,7 @@ def features(facts: ReportFacts) -> Iterator[Block]:
             "became known. Served values are recomputed from the warehouse and must be equal, bit for bit.",
         )
     )
+    has_parity = facts.parity.is_available
     parity = facts.parity.rows.set_index("feature") if facts.parity.is_available else pd.DataFrame()
     fact = facts.spec.fact
 
@@ -200,27 +201,30 @@ def features(facts: ReportFacts) -> Iterator[Block]:
         value = parity.loc[name, column] if name in parity.index else None
         return facts.parity.fact(f"{name}: {label}", value, "count")
 
+    # Without a served transaction the columns would repeat one gap on every line; it is said once, below.
+    compared = (("compared_count", "served values compared"), ("mismatch_count", "mismatches"))[: 2 * has_parity]
     rows: Rows = tuple(
         (
             fact("Feature", row.name_, "text"),
             fact(f"{row.name_}: meaning", row.meaning, "text"),
             fact(f"{row.name_}: unit", row.unit or "none", "text"),
             fact(f"{row.name_}: when empty", row.when_empty or "null", "text"),
-            measured(row.name_, "compared_count", "served values compared"),
-            measured(row.name_, "mismatch_count", "mismatches"),
+            *(measured(row.name_, column, label) for column, label in compared),
         )
         for row in facts.spec.records()
     )
     yield from grid_or_missing(
         facts.spec,
         "Feature dictionary and parity of served values",
-        ("Feature", "Meaning", "Unit", "When empty", "Compared", "Differ"),
+        ("Feature", "Meaning", "Unit", "When empty", *("Compared", "Differ")[: 2 * has_parity]),
         rows,
-        (0.25, 0.37, 0.12, 0.1, 0.09, 0.07),
-        "llllrr",
+        (0.25, 0.37, 0.12, 0.1, *(0.09, 0.07)[: 2 * has_parity]),
+        "llll" + "rr" * has_parity,
         is_small=True,
     )
-    if facts.parity.is_available:
+    if not has_parity:
+        yield Paragraph(("Parity of served values: ", facts.parity.fact("Parity", None, "text"), "."), style="note")
+    else:
         absent = facts.parity.fact("Served, not in the warehouse", facts.parity.rows["absent_count"].max(), "count")
         day = facts.parity.first("Day of the parity result", "day", "day")
         yield Paragraph(
@@ -279,6 +283,13 @@ def promotions(facts: ReportFacts) -> Iterator[Block]:
         (0.06, 0.2, 0.1, 0.08, 0.08, 0.14, 0.34),
         "rllllll",
     )
+
+
+def _gate_number(value: float | None) -> str:
+    """Whole numbers whole, others with four digits; a gate that does not apply has none."""
+    if value is None or pd.isna(value):
+        return "none"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _parity_total(facts: ReportFacts) -> Fact:

@@ -229,9 +229,7 @@ def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Pa
                 known.append(_microseconds(times["known_at"]))
     if not rows:
         raise SourceInvalid(f"{path}: expected rows, found none.")
-    since, until = (
-        np.datetime64(moment, "us").astype(np.int64) for moment in (limits.EARLIEST_EVENT, limits.LATEST_EVENT)
-    )
+    since, until = _instant(limits.EARLIEST_EVENT), _instant(limits.LATEST_EVENT)
     all_events, all_known = np.concatenate(events), np.concatenate(known)
     good = all_events[(all_events >= since) & (all_events < until)]
     if not len(good):
@@ -247,7 +245,7 @@ def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Pa
     bounds = TimeBounds(
         _moment(max(since, (middle - far) // day * day)), _moment(min(until, ((middle + far) // day + 1) * day))
     )
-    lowest, highest = (np.datetime64(moment, "us").astype(np.int64) for moment in (bounds.since, bounds.until))
+    lowest, highest = _instant(bounds.since), _instant(bounds.until)
     good = all_events[(all_events >= lowest) & (all_events < highest)]
     good_known = all_known[(all_known >= lowest) & (all_known < highest)]
     last_event = _moment(int(good.max()))
@@ -258,6 +256,10 @@ def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Pa
 def _microseconds(times: pa.ChunkedArray) -> np.ndarray:
     """Times as int64 microseconds since 1970, shape (n,), nulls left out."""
     return times.drop_null().cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+
+
+def _instant(moment: datetime) -> int:
+    return int(np.datetime64(moment, "us").astype(np.int64))
 
 
 def _moment(microseconds: int) -> datetime:

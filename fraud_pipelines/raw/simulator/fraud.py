@@ -197,13 +197,20 @@ def fraudulent_payments(config: SimulationConfig, count: int, cards: Cards, merc
     end = config.days * DAY
     shift = config.drift_second("fraud_pattern")
     usual = Thieves(_stream(config, 5), cards, merchants, 0.0, end, first_device=2)
-    frauds = usual.frauds({name: round(count * share) for name, share in USUAL.items()})
-    if shift >= end:
-        return frauds
+    frauds = usual.frauds(_shared(count, USUAL))
+    more = round(count * 1.5 * (end - shift) / end) if shift < end else 0
+    if not more:
+        return frauds.where(frauds.second < shift)
     later = Thieves(_stream(config, 6), cards, merchants, shift, end, first_device=1_000_000)
-    more = count * 1.5 * (end - shift) / end
-    shifted = later.frauds({name: round(more * share) for name, share in SHIFTED.items()}, quiet=True)
+    shifted = later.frauds(_shared(more, SHIFTED), quiet=True)
     return joined([frauds.where(frauds.second < shift), shifted])
+
+
+def _shared(count: int, shares: dict[str, float]) -> dict[str, int]:
+    """`count` split by `shares`; what rounding leaves goes to the first."""
+    counts = {name: int(count * share) for name, share in shares.items()}
+    counts[next(iter(counts))] += count - sum(counts.values())
+    return counts
 
 
 def _stream(config: SimulationConfig, number: int) -> np.random.Generator:

@@ -33,6 +33,11 @@ def test_the_default_world_is_about_what_was_asked_for(world):
     assert rows["transaction_id"].is_unique
 
 
+def test_a_small_world_keeps_its_fraud_share():
+    rows = simulate(SimulationConfig(days=10, cards=50, merchants=100)).transactions
+    assert rows["is_fraud"].sum() == 3  # 10 days, 50 cards, 0.8333 a day: 417 transactions, 0.75 % of them
+
+
 def test_every_scenario_occurs_in_every_month(world):
     frauds = world.transactions[world.transactions["is_fraud"]]
     month = (frauds["occurred_at"] - frauds["occurred_at"].min()).dt.days // 31
