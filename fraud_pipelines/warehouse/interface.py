@@ -140,6 +140,7 @@ class Session(ABC):
             until=until,
         )
         self.load(table.name, arrow)
+        self.rows_changed(table.name, arrow.num_rows)
         return arrow.num_rows
 
     def insert_new(self, table: Table, rows: Rows) -> pa.Table:
@@ -156,6 +157,7 @@ class Session(ABC):
                 f"insert into {table.name} ({columns}) select {columns} from {staged} n "
                 f"where not exists (select 1 from {table.name} s where {match})"
             )
+        self.rows_changed(table.name, arrow.num_rows)
         return known.cast(arrow_schema(table))
 
     def upsert(self, table: Table, rows: Rows) -> int:
@@ -165,6 +167,7 @@ class Session(ABC):
         with self._staged(arrow) as staged:
             self.execute(f"delete from {table.name} as s where exists (select 1 from {staged} n where {match})")
         self.load(table.name, arrow)
+        self.rows_changed(table.name, arrow.num_rows)
         return arrow.num_rows
 
     def overwrite(self, name: str, rows: Rows) -> int:
@@ -186,8 +189,11 @@ class Session(ABC):
             self.execute(f"create table if not exists {table.name} ({columns})")
             self.create_indexes(table)
 
-    def create_indexes(self, table: Table) -> None:
+    def create_indexes(self, table: Table) -> None:  # noqa: B027 - doing nothing is a fine answer
         """Indexes that pay on this engine; none by default."""
+
+    def rows_changed(self, name: str, count: int) -> None:  # noqa: B027 - doing nothing is a fine answer
+        """Told after `count` rows of a table changed, for engines whose planner has to be told."""
 
     @contextmanager
     def _staged(self, rows: pa.Table) -> Iterator[str]:

@@ -12,10 +12,14 @@ from fraud_pipelines.errors import WarehouseUnavailable
 from fraud_pipelines.tables import Table
 from fraud_pipelines.warehouse.interface import Session, Warehouse
 
+# Fewer rows do not change a plan enough to pay for the sample.
+ANALYZED_FROM_ROWS = 1_000
+
 
 class PostgresSession(Session):
     def __init__(self, connection: dbapi.Connection) -> None:
         self._connection = connection
+        self._changed: set[str] = set()
 
     def run(self, sql: str, values: list[Any]) -> pa.Table | None:
         with self._connection.cursor() as cursor:
@@ -43,6 +47,16 @@ class PostgresSession(Session):
             self.execute(f"create index if not exists {stem}_time on {table.name} ({table.time_column})")
 
 
+    def rows_changed(self, name: str, count: int) -> None:
+        if count >= ANALYZED_FROM_ROWS:
+            self._changed.add(name)
+
+    def refresh_statistics(self) -> None:
+        """Let the planner know what was loaded: until autovacuum comes by it would take a full table for an empty one."""
+        for name in sorted(self._changed):
+            self.execute(f"analyze {name}")
+
+
 class PostgresWarehouse(Warehouse):
     """One PostgreSQL database at postgresql+psycopg2://user:password@host:port/database."""
 
@@ -58,7 +72,9 @@ class PostgresWarehouse(Warehouse):
                 "Is the server up and FRAUD_WAREHOUSE_URL right?"
             ) from error
         try:
-            yield PostgresSession(connection)
+            session = PostgresSession(connection)
+            yield session
+            session.refresh_statistics()
             connection.commit()
         except BaseException:
             connection.rollback()

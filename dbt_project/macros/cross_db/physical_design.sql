@@ -11,3 +11,14 @@
 {% macro postgres__window_indexes() -%}
     {{ return([{'columns': ['event_time']}, {'columns': ['transaction_id']}]) }}
 {%- endmacro %}
+
+{# After a load, so that the next join of the table is planned on what it holds. #}
+{% macro refresh_statistics() -%}
+    {{ return(adapter.dispatch('refresh_statistics')()) }}
+{%- endmacro %}
+
+{% macro duckdb__refresh_statistics() -%}{%- endmacro %}
+
+{% macro postgres__refresh_statistics() -%}
+    analyze {{ this }}
+{%- endmacro %}
