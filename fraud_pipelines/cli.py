@@ -115,9 +115,7 @@ def ingest(
     output.print("Next: fraud materialize features   then   fraud train")
 
 
-@app.command(
-    epilog="Examples:  fraud materialize features   |   fraud materialize monitoring/drift --from 2026-03-25 --to 2026-03-31"
-)
+@app.command(epilog="Examples:  fraud materialize features   |   fraud materialize monitoring/drift --from 2026-03-25")
 def materialize(
     selection: Annotated[list[str], typer.Argument(help="Stages (features) or assets (monitoring/drift).")],
     since: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")] = None,
@@ -145,9 +143,7 @@ def materialize(
     output.print(f"Run {outcome.run_id}. Next: fraud ui")
 
 
-@app.command(
-    epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 7 --validation-days 1 --test-days 7"
-)
+@app.command(epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 28 --test-days 7")
 def train(
     as_of: Annotated[
         datetime | None,
@@ -196,7 +192,8 @@ def promote(
     ledger, registry = _ledger_and_registry()
     row = promote_by_hand(registry, ledger, version=version, actor=actor, reason=reason, force=force)
     output.print(
-        f"Champion is version {row.model_version} (before: {row.previous_version or 'none'}), promotion {row.promotion_id}."
+        f"Champion is version {row.model_version} (before: {row.previous_version or 'none'}), "
+        f"ledger row {row.promotion_id}. Restart the service to use it: fraud serve"
     )
 
 

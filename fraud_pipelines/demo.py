@@ -44,9 +44,7 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     folder = settings.home / "simulated"
 
     output.print(f"[bold]1/6[/] Simulate {days} days of card payments")
-    config = SimulationConfig(
-        start=START, days=days, seed=SEED, drift_from=last_day - timedelta(days=DRIFT_DAYS - 1)
-    )
+    config = SimulationConfig(start=START, days=days, seed=SEED, drift_from=last_day - timedelta(days=DRIFT_DAYS - 1))
     write(simulate(config), folder)
 
     def run(name: str, title: str, **arguments: Any) -> RunOutcome:
@@ -59,8 +57,8 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
 
     output.print("[bold]3/6[/] Train, evaluate, promote through the gates, build the Bento")
     as_of = last_day + timedelta(days=1)
-    config = retrain_config(f"{as_of}T00:00:00", train_days=min(TimeSplit.train_days, days - OTHER_DAYS))
-    training = run("retrain_job", "retrain_job", run_config=config)
+    training_config = retrain_config(f"{as_of}T00:00:00", train_days=min(TimeSplit.train_days, days - OTHER_DAYS))
+    training = run("retrain_job", "retrain_job", run_config=training_config)
 
     output.print("[bold]4/6[/] Score in batch, measure drift, performance and fairness")
     scored = window_between((last_day - timedelta(days=min(SCORED_DAYS, days) - 1)).isoformat(), last_day.isoformat())

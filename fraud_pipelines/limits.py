@@ -51,7 +51,8 @@ PROMOTION_MARGIN = 0.02
 PARITY_DAYS = 7
 
 # Average precision of one test window that is too good to be true with labels a week late: look for a leak first.
-# Source: on the handbook's data an informed Bayes-like ceiling is 0.77, one week's noise 0.02 (1 sd); 0.82 is beyond both.
+# Source: on the handbook's data an informed Bayes-like ceiling is 0.77, one week's noise 0.02 (1 sd); 0.82 is beyond
+# both.
 AVERAGE_PRECISION_ALARM = 0.82
 
 # Share of a window's transactions without a label, above which the labelled rows no longer stand for the window:
@@ -93,7 +94,8 @@ FAIRNESS_MIN_ROWS = 500
 FAIRNESS_MIN_FRAUDS = 10
 
 # Largest false positive rate of a group over the smallest of its attribute, as far as chance (95 % intervals) does not
-# explain it, among readable groups. 1.25 is the inverse of the four-fifths rule (29 CFR 1607.4(D)), employment guidance used here as an internal screen only.
+# explain it, among readable groups. 1.25 is the inverse of the four-fifths rule (29 CFR 1607.4(D)), employment guidance
+# used here as an internal screen only.
 FAIRNESS_FALSE_POSITIVE_RATIO = 1.25
 
 # Served features equal the warehouse's exactly, because both engines compute in integers (design rule 5).

@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     warehouse_url: str = Field("", description="Warehouse: duckdb:///path or postgresql+psycopg2://user:pw@host/db.")
     ledger_url: str = Field("", description="Ledger: sqlite:///path or postgresql+psycopg2://...")
     online_store_url: str = Field("", description="Online store: sqlite:///path or postgresql+psycopg2://...")
-    registry_url: str = Field("", description="MLflow tracking URI: sqlite:///path, postgresql+psycopg2://... or http://...")
+    registry_url: str = Field(
+        "", description="MLflow tracking URI: sqlite:///path, postgresql+psycopg2://... or http://..."
+    )
     artifacts_url: str = Field("", description="Where MLflow keeps artefacts: a folder or an object store URL.")
     inbox: Path | None = Field(
         None, description="Folder watched for new files: <inbox>/<mapping>/<file>. Default: <home>/inbox."
@@ -55,7 +57,9 @@ class Settings(BaseSettings):
         description="Secret that replaces card numbers by tokens, at least 32 characters. "
         "Required in production; elsewhere one is generated in <home>/secrets.",
     )
-    code_version: str = Field("", description="Version printed as evidence. Default: the package version and git commit.")
+    code_version: str = Field(
+        "", description="Version printed as evidence. Default: the package version and git commit."
+    )
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
 
     @field_validator("home", mode="after")

@@ -21,7 +21,13 @@ output = Console(highlight=False, soft_wrap=True)
 @contextmanager
 def working(title: str) -> Iterator[Any]:
     """Progress of one run: a line per step, a bar for whatever counts its rows. Yields the step listener."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         head = bars.add_task(title, total=None)
         counted: dict[str, Any] = {}

@@ -37,7 +37,7 @@ _COMMON = {
 _LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
 
 
-class Problem(Exception):  # noqa: N818 - the word of RFC 9457 for what an API tells its caller
+class Problem(Exception):
     """An error the caller is told about; everything in it is safe to show."""
 
     def __init__(self, status: int, code: str, message: str, *, field: str | None = None, next_step: str | None = None):

@@ -151,7 +151,8 @@ class Ledger:
         del values["promotion_id"]
         with self._transaction() as connection:
             result = connection.execute(insert(schema.promotions).values(values))
-        return replace(promotion, promotion_id=result.inserted_primary_key[0])
+            key = result.inserted_primary_key
+        return replace(promotion, promotion_id=key[0] if key else None)
 
     def promotions(self) -> list[Promotion]:
         """Every promotion, refusal and rollback, oldest first."""

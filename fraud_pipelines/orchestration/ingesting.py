@@ -21,7 +21,10 @@ def ingestible_window(first: date, last: date) -> Window:
     Raises:
         SourceInvalid: the source begins before the first partition, or after the last.
     """
-    first_partition, last_partition = daily_partitions.get_first_partition_key(), daily_partitions.get_last_partition_key()
+    first_partition, last_partition = (
+        daily_partitions.get_first_partition_key(),
+        daily_partitions.get_last_partition_key(),
+    )
     if first_partition is None or last_partition is None or first.isoformat() > last_partition:
         raise SourceInvalid(f"It begins on {first}, after the last partition {last_partition}: is its clock right?")
     if first.isoformat() < first_partition:

@@ -22,16 +22,16 @@ ingest_job = dg.define_asset_job(
 
 daily_job = dg.define_asset_job(
     "daily_job",
-    selection=dg.AssetSelection.assets(*FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY),
+    selection=dg.AssetSelection.assets(
+        *FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY
+    ),
     partitions_def=daily_partitions,
     description="A day's features, scores, drift, performance, fairness and parity.",
 )
 
 retrain_job = dg.define_asset_job(
     "retrain_job",
-    selection=dg.AssetSelection.assets(
-        keys.TRAINING_SET, keys.CANDIDATE, keys.EVALUATION, keys.CHAMPION, keys.BENTO
-    ),
+    selection=dg.AssetSelection.assets(keys.TRAINING_SET, keys.CANDIDATE, keys.EVALUATION, keys.CHAMPION, keys.BENTO),
     description="Train a candidate as of a moment, evaluate it beside the champion, promote it if the gates allow.",
 )
 

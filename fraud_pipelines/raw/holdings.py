@@ -1,17 +1,12 @@
 """What the warehouse holds of the raw tables for some days: counts, and a hash of the rows as evidence."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
 from fraud_pipelines import tables
 from fraud_pipelines.errors import MissingPartition
 from fraud_pipelines.evidence import hash_rows
-from fraud_pipelines.tables import Table
 from fraud_pipelines.warehouse import Session
-
-# Rows hashed at a time: bounds the memory, not the result.
-_CHUNK_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ def transactions_held(session: Session, since: datetime, until: datetime) -> Hol
         )
     return Holding(
         row_count=int(counts["held"]),
-        data_hash=_hash(session, tables.TRANSACTIONS, since, until),
+        data_hash=session.hash_window(tables.TRANSACTIONS, since=since, until=until),
         quarantined_count=int(counts["quarantined"]),
     )
 
@@ -74,26 +69,10 @@ def labels_held(session: Session, since: datetime, until: datetime) -> Holding:
             "Run: fraud ingest FILE --mapping NAME"
         )
     share = float(counts["frauds"]) / held if held else None
-    return Holding(held, _hash(session, tables.LABELS, since, until), fraud_share=share)
+    return Holding(held, session.hash_window(tables.LABELS, since=since, until=until), fraud_share=share)
 
 
 def customers_held(session: Session) -> Holding:
     """Every customer; none is fine, as a source need not describe them."""
     rows = session.read(tables.CUSTOMERS)
     return Holding(len(rows), hash_rows(rows))
-
-
-def _hash(session: Session, table: Table, since: datetime, until: datetime) -> str:
-    """SHA-256 over the chunk hashes of the rows in order of time and key; columns without any value are left out."""
-    order = ", ".join(dict.fromkeys((str(table.time_column), *table.key)))
-    rows = session.query_arrow(
-        f"select {', '.join(table.columns)} from {table.name} "
-        f"where {table.time_column} >= :since and {table.time_column} < :until order by {order}",
-        since=since,
-        until=until,
-    )
-    rows = rows.select([name for name in rows.column_names if rows[name].null_count < rows.num_rows])
-    digest = hashlib.sha256()
-    for start in range(0, rows.num_rows, _CHUNK_ROWS):
-        digest.update(hash_rows(rows.slice(start, _CHUNK_ROWS).to_pandas()).encode())
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +18,7 @@ from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.tables import BIGINT, BOOLEAN, DATE, DOUBLE, TABLES, TEXT, TIMESTAMP, Table
 
-Rows = pd.DataFrame | pa.Table
+Rows: TypeAlias = pd.DataFrame | pa.Table
 
 ARROW_TYPES = {
     TEXT: pa.string(),
@@ -111,7 +111,8 @@ class Session(ABC):
         name, time_column = (known.name, str(known.time_column)) if known else (str(table), "event_time")
         order = dict.fromkeys((time_column, *(known.key if known else ("transaction_id",))))
         rows = self.query_arrow(
-            f"select * from {name} where {time_column} >= :since and {time_column} < :until order by {', '.join(order)}",
+            f"select * from {name} where {time_column} >= :since and {time_column} < :until "
+            f"order by {', '.join(order)}",
             since=since,
             until=until,
         )
@@ -284,9 +285,7 @@ def conform(table: Table, rows: Rows) -> pa.Table:
     """
     arrow = _to_arrow(rows)
     unknown = [name for name in arrow.column_names if name not in table.columns]
-    missing = [
-        name for name, column in table.columns.items() if name not in arrow.column_names and not column.nullable
-    ]
+    missing = [name for name, column in table.columns.items() if name not in arrow.column_names and not column.nullable]
     if unknown or missing:
         raise ContractBroken(
             f"{table.name}: unknown columns {unknown or 'none'}, missing columns {missing or 'none'}; "
@@ -337,5 +336,7 @@ def _positional(sql: str, parameters: dict[str, Any]) -> tuple[str, list[Any]]:
 
     text = _PARAMETER.sub(number, sql)
     if set(names) != set(parameters):
-        raise ContractBroken(f"parameters {sorted(parameters)} do not match the statement's {sorted(names)}: {sql[:80]}")
+        raise ContractBroken(
+            f"parameters {sorted(parameters)} do not match the statement's {sorted(names)}: {sql[:80]}"
+        )
     return text, [parameters[name] for name in names]

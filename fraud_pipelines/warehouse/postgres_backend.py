@@ -46,13 +46,12 @@ class PostgresSession(Session):
         if table.time_column and table.time_column != table.key[0]:
             self.execute(f"create index if not exists {stem}_time on {table.name} ({table.time_column})")
 
-
     def rows_changed(self, name: str, count: int) -> None:
         if count >= ANALYZED_FROM_ROWS:
             self._changed.add(name)
 
     def refresh_statistics(self) -> None:
-        """Let the planner know what was loaded: until autovacuum comes by it would take a full table for an empty one."""
+        """Let the planner know what was loaded; until autovacuum comes by it takes a full table for an empty one."""
         for name in sorted(self._changed):
             self.execute(f"analyze {name}")
 
