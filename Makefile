@@ -32,7 +32,7 @@ demo: install ## Simulate 90 days, run the whole lineage, score over HTTP, print
 	@$(FRAUD) demo
 
 test: install ## Run every test
-	@.venv/bin/pytest
+	@.venv/bin/pytest --numprocesses auto --dist loadfile
 
 lint: install ## Style, types
 	.venv/bin/ruff check .

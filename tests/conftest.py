@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fraud_pipelines.settings import TELEMETRY_OFF, Settings, load_settings
 from tests.installation import Installation, free_port
@@ -84,6 +85,15 @@ def tmp_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """An installation after `fraud demo`: every stage has run once. Tests may add to it, never break it."""
-    installation = Installation(tmp_path_factory.mktemp("demo"), {"FRAUD_TOKEN_KEY": TOKEN_KEY})
-    return replace(installation, output=installation.run("demo", "--port", str(free_port())))
+    """An installation after `fraud demo`: every stage has run once. Tests may add to it, never break it.
+
+    One for all test processes: the first that asks makes it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-demo"
+    installation, printed = Installation(shared / "home", {"FRAUD_TOKEN_KEY": TOKEN_KEY}), shared / "printed.txt"
+    shared.mkdir(exist_ok=True)
+    with FileLock(shared / "lock"):
+        if not printed.exists():
+            printed.write_text(installation.run("demo", "--port", str(free_port())))
+    return replace(installation, output=printed.read_text())

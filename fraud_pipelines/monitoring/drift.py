@@ -3,7 +3,6 @@
 Evidently computes the scores; the limits are compared here, so that a table row says which limit it met.
 """
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +102,6 @@ def drift_score(reference: pd.Series, current: pd.Series, method: str) -> float:
 
     "wasserstein" is divided by the reference's standard deviation (at least 0.001).
     """
-    _quiet_evidently()
     from evidently.legacy.calculations.stattests import get_stattest
     from evidently.legacy.core import ColumnType
 
@@ -149,7 +147,6 @@ def drift_page(reference: pd.DataFrame, current: pd.DataFrame, *, features: tupl
 
     Columns without a value on either side are left out of the page; `compare_windows` reports them.
     """
-    _quiet_evidently()
     from evidently.metrics import DriftedColumnsCount, ValueDrift
 
     reference, current = sample(reference), sample(current)
@@ -169,7 +166,6 @@ def report_scores(
     reference: pd.DataFrame, current: pd.DataFrame, columns: tuple[str, ...]
 ) -> dict[tuple[str, str], float]:
     """(column, method) -> score as Evidently's report states it: the second route to `compare_windows`' numbers."""
-    _quiet_evidently()
     from evidently.metrics import ValueDrift
 
     metrics = [
@@ -213,7 +209,3 @@ def _without_ks_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
         yield
-
-
-def _quiet_evidently() -> None:
-    os.environ.setdefault("DO_NOT_TRACK", "1")

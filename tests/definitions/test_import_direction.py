@@ -61,8 +61,13 @@ def test_environment_variables_are_read_in_settings_alone():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in {"getenv", "environ"}
     }
-    # dbt and the scoring service are other programs: their environment is how they are told.
-    tells = {"fraud_pipelines/orchestration/dbt.py", "fraud_pipelines/models/serve.py"}
+    # dbt, BentoML and `dagster dev` are other programs: their environment is how they are told.
+    tells = {
+        "fraud_pipelines/orchestration/dbt.py",
+        "fraud_pipelines/models/bento.py",
+        "fraud_pipelines/models/serve.py",
+        "fraud_pipelines/cli.py",
+    }
     assert readers - tells == {"fraud_pipelines/settings.py"}
 
 
