@@ -6,11 +6,11 @@ from fraud_pipelines import tables
 from fraud_pipelines.compliance.archive import latest_report, verify_archive
 from fraud_pipelines.compliance.documents import COMPLIANCE_REPORT, without_evidence
 from fraud_pipelines.orchestration import keys
-from fraud_pipelines.orchestration.resources import LedgerResource, WarehouseResource
+from fraud_pipelines.orchestration.resources import DocumentsResource, LedgerResource, WarehouseResource
 from fraud_pipelines.raw.tokens import contains_card_number
 
 
-@dg.asset_check(asset=keys.EVIDENCE_INDEX)
+@dg.asset_check(asset=keys.EVIDENCE_INDEX, pool="warehouse")
 def every_printed_number_has_evidence(warehouse: WarehouseResource, ledger: LedgerResource) -> dg.AssetCheckResult:
     """The newest report prints a number that cannot be traced to a run and to the rows behind it.
 
@@ -36,12 +36,12 @@ def every_printed_number_has_evidence(warehouse: WarehouseResource, ledger: Ledg
 
 
 @dg.asset_check(asset=keys.COMPLIANCE_REPORT)
-def report_bytes_match_the_archive(ledger: LedgerResource) -> dg.AssetCheckResult:
+def report_bytes_match_the_archive(ledger: LedgerResource, documents: DocumentsResource) -> dg.AssetCheckResult:
     """A document on disk is gone or is not the one that was archived: someone edited it, or the disk did.
 
     The model-risk officer takes it out of circulation and prints it again; the same facts give the same bytes.
     """
-    files = verify_archive(ledger.open().reports())
+    files = verify_archive(ledger.open().reports(), documents.open())
     broken = [file for file in files if not file.is_intact]
     return dg.AssetCheckResult(
         passed=not broken and bool(files),
@@ -49,14 +49,14 @@ def report_bytes_match_the_archive(ledger: LedgerResource) -> dg.AssetCheckResul
             "archived": len(files),
             "broken": len(broken),
             "limit": 0,
-            "first": broken[0].report.path if broken else "none",
+            "first": str(broken[0].path) if broken else "none",
             "expected_sha256": broken[0].report.sha256 if broken else "none",
             "found_sha256": (broken[0].found_sha256 or "file is gone") if broken else "none",
         },
     )
 
 
-@dg.asset_check(asset=keys.EVIDENCE_INDEX)
+@dg.asset_check(asset=keys.EVIDENCE_INDEX, pool="warehouse")
 def no_card_number_in_the_report(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """A printed value holds a card number: it got past the tokens of the ingest and must not leave the house.
 

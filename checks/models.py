@@ -4,18 +4,20 @@ import dagster as dg
 
 from fraud_pipelines import limits
 from fraud_pipelines.errors import BundleCorrupt, NoChampion, UnknownVersion
+from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.bento import bento_of
 from fraud_pipelines.models.evaluation import AVERAGE_PRECISION, read_evaluation
 from fraud_pipelines.models.policy import APPROVE
 from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
 from fraud_pipelines.models.splits import PARTS, TEST
+from fraud_pipelines.models.training_data import broken_facts, judged_window
 from fraud_pipelines.models.training_set import read_split, read_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
 from fraud_pipelines.settings import load_settings
 
 
-@dg.asset_check(asset=keys.TRAINING_SET, blocking=True)
+@dg.asset_check(asset=keys.TRAINING_SET, blocking=True, pool="warehouse")
 def no_training_label_was_known_too_late(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """A label from the future is in the training set: every metric after it is too good, and the model is worthless.
 
@@ -33,7 +35,31 @@ def no_training_label_was_known_too_late(warehouse: WarehouseResource) -> dg.Ass
     )
 
 
-@dg.asset_check(asset=keys.TRAINING_SET, blocking=True)
+@dg.asset_check(asset=keys.TRAINING_SET, blocking=True, pool="warehouse")
+def the_days_trained_on_are_sound(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """A file that failed its own check lies in the days the model learns from: it would learn what is not true.
+
+    Judges every day of the windows and of what their features look back on, whichever run brought it. The data engineer
+    mends or deletes the rows of the fact named, materializes features of their days and trains again.
+    """
+    with warehouse.open().session() as session:
+        split, spec = read_split(session), load_spec()
+        facts = broken_facts(session, split, spec)
+    since, until = judged_window(split, spec)
+    broken = {name: count for name, count in facts.items() if count}
+    return dg.AssetCheckResult(
+        passed=not broken,
+        metadata={
+            "broken": ", ".join(f"{name}: {count}" for name, count in broken.items()) or "none",
+            "limit": 0,
+            "since": since.isoformat(),
+            "until": until.isoformat(),
+            **facts,
+        },
+    )
+
+
+@dg.asset_check(asset=keys.TRAINING_SET, blocking=True, pool="warehouse")
 def training_ends_a_label_delay_before_the_test(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """A test row is younger than the last training row by less than the label delay: the test is no test.
 
@@ -50,7 +76,7 @@ def training_ends_a_label_delay_before_the_test(warehouse: WarehouseResource) ->
     )
 
 
-@dg.asset_check(asset=keys.TRAINING_SET)
+@dg.asset_check(asset=keys.TRAINING_SET, pool="warehouse")
 def labels_stand_for_their_window(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Many transactions have no label yet, and frauds get theirs first: the labelled rows show too much fraud.
 
@@ -78,7 +104,7 @@ def candidate_bundle_is_sound(registry: RegistryResource) -> dg.AssetCheckResult
     return _bundle_is_sound(registry, CHALLENGER)
 
 
-@dg.asset_check(asset=keys.EVALUATION)
+@dg.asset_check(asset=keys.EVALUATION, pool="warehouse")
 def average_precision_is_plausible(warehouse: WarehouseResource, registry: RegistryResource) -> dg.AssetCheckResult:
     """The candidate is too bad to use, or too good to be true: with late labels, nobody sees that much.
 
@@ -100,7 +126,7 @@ def average_precision_is_plausible(warehouse: WarehouseResource, registry: Regis
     )
 
 
-@dg.asset_check(asset=keys.EVALUATION)
+@dg.asset_check(asset=keys.EVALUATION, pool="warehouse")
 def flagging_beats_chance(warehouse: WarehouseResource, registry: RegistryResource) -> dg.AssetCheckResult:
     """REVIEW and BLOCK catch hardly more fraud than flagging at random: the thresholds do not fit the scores.
 

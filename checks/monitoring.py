@@ -12,7 +12,7 @@ from fraud_pipelines.orchestration.resources import WarehouseResource
 _NEWEST = "select * from {table} where day = (select max(day) from {table})"
 
 
-@dg.asset_check(asset=keys.SCORES)
+@dg.asset_check(asset=keys.SCORES, pool="warehouse")
 def every_transaction_is_scored(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Transactions of scored days have no score: drift, performance and fairness speak about a part only.
 
@@ -39,7 +39,7 @@ def every_transaction_is_scored(warehouse: WarehouseResource) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(asset=keys.DRIFT)
+@dg.asset_check(asset=keys.DRIFT, pool="warehouse")
 def inputs_have_not_drifted(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """The newest week looks unlike the training data: scores may mean something else than they did.
 
@@ -67,15 +67,15 @@ def inputs_have_not_drifted(warehouse: WarehouseResource) -> dg.AssetCheckResult
     )
 
 
-@dg.asset_check(asset=keys.PERFORMANCE)
+@dg.asset_check(asset=keys.PERFORMANCE, pool="warehouse")
 def labels_arrive_in_time(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Transactions older than the label delay still have no label: performance is measured on a part, and the easy one.
 
     The data engineer looks for a label feed that stopped; the ML engineer distrusts the newest metrics meanwhile.
     """
     rows = warehouse.open().query(_NEWEST.format(table=tables.PERFORMANCE.name))
-    judged = int(rows["rows"].iloc[0]) if len(rows) else 0
-    missing = int(rows["unlabelled_rows"].iloc[0]) if len(rows) else 0
+    versions = rows.drop_duplicates("model_version")  # the counts stand beside every metric of a version
+    judged, missing = int(versions["rows"].sum()), int(versions["unlabelled_rows"].sum())
     share = missing / (judged + missing) if judged + missing else 1.0
     return dg.AssetCheckResult(
         passed=share <= limits.UNLABELLED_SHARE,
@@ -89,20 +89,21 @@ def labels_arrive_in_time(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=keys.FAIRNESS)
+@dg.asset_check(asset=keys.FAIRNESS, pool="warehouse")
 def false_positive_rates_are_close(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Genuine customers of one group are stopped far more often than those of another, beyond what chance explains.
 
     Compliance and the ML engineer look at the group together; it is an internal screen, not a legal test.
     """
     rows = warehouse.open().query(_NEWEST.format(table=tables.FAIRNESS.name))
-    gaps = rate_gaps(rows)
-    worst = gaps[0] if gaps else None
+    gaps = [(gap, version) for version, own in rows.groupby("model_version") for gap in rate_gaps(own)]
+    worst, version = max(gaps, key=lambda pair: pair[0].certain_ratio, default=(None, "none"))
     return dg.AssetCheckResult(
         passed=worst is None or worst.certain_ratio <= limits.FAIRNESS_FALSE_POSITIVE_RATIO,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "attributes_compared": len(gaps),
+            "model_version": str(version),
             "suppressed_groups": int(rows["is_suppressed"].sum()),
             "ratio_beyond_chance": worst.certain_ratio if worst else "no readable groups",
             "limit": limits.FAIRNESS_FALSE_POSITIVE_RATIO,
@@ -121,25 +122,35 @@ def false_positive_rates_are_close(warehouse: WarehouseResource) -> dg.AssetChec
     )
 
 
-@dg.asset_check(asset=keys.PARITY)
+@dg.asset_check(asset=keys.PARITY, pool="warehouse")
 def served_features_match_the_warehouse(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """A served decision was made on other feature values than training would have seen: the model decided blindly.
+    """A served decision was made on other feature values than training would have seen, or nobody could compare them.
 
-    The ML engineer finds the feature's difference between the online engine and the warehouse; promotion waits.
+    The ML engineer finds the feature's difference between the online engine and the warehouse; promotion waits. Where
+    served transactions are absent, the data engineer ingests their days and materializes monitoring/parity again.
     """
     rows = warehouse.open().query(
-        "select feature, cast(sum(compared_count) as bigint) as compared, "
-        "cast(sum(mismatch_count) as bigint) as mismatches "
+        "select day, feature, compared_count as compared, mismatch_count as mismatches, absent_count as absent "
         f"from {tables.PARITY.name} where day > (select max(day) from {tables.PARITY.name}) "
-        f"- interval '{limits.PARITY_WINDOW_DAYS} days' group by feature order by 3 desc, feature"
+        f"- interval '{limits.PARITY_WINDOW_DAYS} days' order by day, feature"
     )
-    mismatches = int(rows["mismatches"].sum())
+    features = rows.groupby("feature")["mismatches"].sum()
+    mismatches = int(features.sum())
+    # A day whose decisions were all answered without features (a fallback) has nothing to compare.
+    served = rows.groupby("day")[["compared", "absent"]].sum().query("compared + absent > 0")
+    shares = served["absent"] / (served["compared"] + served["absent"])
+    worst_share = float(shares.max()) if len(shares) else 0.0
     return dg.AssetCheckResult(
-        passed=mismatches <= limits.PARITY_MISMATCHES,
+        passed=mismatches <= limits.PARITY_MISMATCHES and worst_share <= limits.PARITY_ABSENT_SHARE,
         metadata={
             "mismatches": mismatches,
             "limit": limits.PARITY_MISMATCHES,
-            "compared_values": int(rows["compared"].sum()),
-            "worst_feature": str(rows["feature"].iloc[0]) if mismatches else "none",
+            "days_served": len(served),
+            "compared_values": int(served["compared"].sum()),
+            "absent_values": int(served["absent"].sum()),
+            "worst_absent_share": worst_share,
+            "absent_limit": limits.PARITY_ABSENT_SHARE,
+            "worst_absent_day": f"{shares.idxmax():%Y-%m-%d}" if worst_share else "none",
+            "worst_feature": str(features.idxmax()) if mismatches else "none",
         },
     )

@@ -14,7 +14,7 @@ WARN = dg.AssetCheckSeverity.WARN
 _LABEL_WINDOW = "l.known_at >= :since and l.known_at < :until"
 
 
-@dg.asset_check(asset=keys.TRANSACTIONS, blocking=True)
+@dg.asset_check(asset=keys.TRANSACTIONS, blocking=True, pool="warehouse")
 def transactions_meet_their_expectations(
     context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
 ) -> dg.AssetCheckResult:
@@ -48,7 +48,7 @@ def transactions_meet_their_expectations(
     )
 
 
-@dg.asset_check(asset=keys.TRANSACTIONS, blocking=True)
+@dg.asset_check(asset=keys.TRANSACTIONS, blocking=True, pool="warehouse")
 def card_ids_are_tokens(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """A card number may stand in the warehouse, and everything that reads it is in scope of PCI DSS.
 
@@ -65,7 +65,7 @@ def card_ids_are_tokens(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=keys.TRANSACTIONS)
+@dg.asset_check(asset=keys.TRANSACTIONS, pool="warehouse")
 def quarantined_rows_are_few(warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """More rows than usual broke the contract: a field of the source has changed, or the mapping is wrong.
 
@@ -107,7 +107,7 @@ def quarantined_rows_are_few(warehouse: WarehouseResource) -> dg.AssetCheckResul
     )
 
 
-@dg.asset_check(asset=keys.LABELS, blocking=True)
+@dg.asset_check(asset=keys.LABELS, blocking=True, pool="warehouse")
 def no_label_precedes_its_transaction(
     context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
 ) -> dg.AssetCheckResult:
@@ -127,7 +127,7 @@ def no_label_precedes_its_transaction(
     )
 
 
-@dg.asset_check(asset=keys.LABELS)
+@dg.asset_check(asset=keys.LABELS, pool="warehouse")
 def labels_have_transactions(
     context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
 ) -> dg.AssetCheckResult:

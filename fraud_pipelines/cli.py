@@ -34,10 +34,18 @@ def main() -> NoReturn:
         app()
         sys.exit(0)
     except FraudPipelinesError as error:
-        from fraud_pipelines.terminal import console
+        from fraud_pipelines.terminal import report_error
 
-        console.print(f"[bold red]{type(error).__name__}[/]: {error}", markup=True, soft_wrap=True)
+        report_error(error)
         sys.exit(error.exit_code)
+
+
+def _who() -> str:
+    """The person at the terminal; a container may run as a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
 
 
 @app.command(epilog="Examples:  fraud demo   |   fraud demo --days 60 --port 3005")
@@ -182,7 +190,7 @@ def train(
 def promote(
     version: Annotated[str, typer.Argument(help="Registry version to make champion.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = getpass.getuser(),
+    actor: Annotated[str, typer.Option(default_factory=_who, help="Who decides; kept in the ledger.")],
     force: Annotated[bool, typer.Option("--force", help="Past failed gates; the ledger row says so.")] = False,
 ) -> None:
     """Make a version champion by hand, if its recorded gates allow. A refusal is a ledger row, too."""
@@ -202,8 +210,8 @@ def promote(
 )
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
+    actor: Annotated[str, typer.Option(default_factory=_who, help="Who decides; kept in the ledger.")],
     to: Annotated[str | None, typer.Option(help="Version to return to. Default: the champion before this one.")] = None,
-    actor: Annotated[str, typer.Option(help="Who decides; kept in the ledger.")] = getpass.getuser(),
 ) -> None:
     """Return to an earlier champion at once; nothing is retrained."""
     from fraud_pipelines.models.promotion import rollback
@@ -256,11 +264,10 @@ def score(
     if id_ is not None:
         transaction = stored_transaction(settings, id_)
     else:
-        text = sys.stdin.read() if file == "-" else Path(str(file)).read_text()
         try:
-            transaction = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise typer.BadParameter(f"{file} is not JSON: {error}") from error
+            transaction = json.loads(sys.stdin.read() if file == "-" else Path(str(file)).read_text())
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"{file} cannot be read as one JSON transaction: {error}") from error
     answer = post_transaction(url or f"http://127.0.0.1:{settings.serving_port}", transaction)
     output.print_json(json.dumps(answer))
 
@@ -294,12 +301,13 @@ def _verify_documents() -> None:
     from fraud_pipelines.ledger import open_ledger
     from fraud_pipelines.terminal import output
 
-    files = verify_archive(open_ledger(load_settings().ledger_url).reports())
+    settings = load_settings()
+    files = verify_archive(open_ledger(settings.ledger_url).reports(), settings.reports)
     for file in files:
         output.print(
-            f"{'ok     ' if file.is_intact else 'BROKEN '} {file.report.sha256}  {file.report.path}", soft_wrap=True
+            f"{'ok     ' if file.is_intact else 'BROKEN '} {file.report.sha256}  {file.path}", soft_wrap=True
         )
-    broken = [file.report.path for file in files if not file.is_intact]
+    broken = [file.path for file in files if not file.is_intact]
     if broken:
         raise ContractBroken(
             f"{len(broken)} of {len(files)} documents are gone or differ from the ledger's hash, first {broken[0]}. "

@@ -14,7 +14,7 @@ import checks
 from fraud_pipelines.orchestration.environments import executor_of
 from fraud_pipelines.orchestration.evidence import stage_code_version
 from fraud_pipelines.orchestration.jobs import JOBS
-from fraud_pipelines.orchestration.resources import resources_of
+from fraud_pipelines.orchestration.resources import all_resources
 from fraud_pipelines.orchestration.schedules import build_schedules
 from fraud_pipelines.orchestration.sensors import build_sensors
 from fraud_pipelines.settings import Settings, load_settings
@@ -38,7 +38,7 @@ def build_definitions(settings: Settings, *, resources: dict[str, object] | None
         jobs=JOBS,
         schedules=build_schedules(settings),
         sensors=build_sensors(settings),
-        resources=resources or resources_of(settings),
+        resources=resources or all_resources(),
         executor=executor_of(settings),
     )
     return definitions.map_asset_specs(

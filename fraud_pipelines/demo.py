@@ -32,46 +32,49 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     from fraud_pipelines.orchestration import keys
     from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
     from fraud_pipelines.orchestration.partitions import window_between
-    from fraud_pipelines.orchestration.running import RunOutcome, run_job
+    from fraud_pipelines.orchestration.running import CheckOutcome, RunOutcome, run_job
     from fraud_pipelines.orchestration.schedules import retrain_config
     from fraud_pipelines.raw.ingestion import days_in
     from fraud_pipelines.raw.simulator import SimulationConfig, simulate, write
-    from fraud_pipelines.terminal import output, working
+    from fraud_pipelines.terminal import heading, working
 
     _refuse_other_data(settings)
     began = time.monotonic()
+    checks: list[CheckOutcome] = []
     last_day = START + timedelta(days=days - 1)
     folder = settings.home / "simulated"
 
-    output.print(f"[bold]1/6[/] Simulate {days} days of card payments")
+    heading(f"1/6 Simulate {days} days of card payments")
     config = SimulationConfig(start=START, days=days, seed=SEED, drift_from=last_day - timedelta(days=DRIFT_DAYS - 1))
     write(simulate(config), folder)
 
     def run(name: str, title: str, **arguments: Any) -> RunOutcome:
         with working(title) as on_step:
-            return run_job(name, settings=settings, on_step=on_step, **arguments)
+            outcome = run_job(name, settings=settings, on_step=on_step, **arguments)
+        checks.extend(outcome.checks)
+        return outcome
 
-    output.print("[bold]2/6[/] Ingest them, check them, build features")
+    heading("2/6 Ingest them, check them, build features")
     everything = ingestible_window(*days_in(folder, "simulator"))
     run("ingest_job", "ingest_job", window=everything, run_config=ingest_config(folder, "simulator"))
 
-    output.print("[bold]3/6[/] Train, evaluate, promote through the gates, build the Bento")
+    heading("3/6 Train, evaluate, promote through the gates, build the Bento")
     as_of = last_day + timedelta(days=1)
     training_config = retrain_config(f"{as_of}T00:00:00", train_days=min(TimeSplit.train_days, days - OTHER_DAYS))
     training = run("retrain_job", "retrain_job", run_config=training_config)
 
-    output.print("[bold]4/6[/] Score in batch, measure drift, performance and fairness")
+    heading("4/6 Score in batch, measure drift, performance and fairness")
     scored = window_between((last_day - timedelta(days=min(SCORED_DAYS, days) - 1)).isoformat(), last_day.isoformat())
     today = window_between(last_day.isoformat(), last_day.isoformat())
     run("daily_job", "batch scores", window=scored, assets=[keys.SCORES])
     monitoring = run("daily_job", "monitoring", window=today, assets=[keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS])
 
-    output.print("[bold]5/6[/] Serve the champion and score over HTTP")
+    heading("5/6 Serve the champion and score over HTTP")
     run("online_state_job", "online_state")
     answers = _score_over_http(settings, last_day, port)
     parity = run("daily_job", "parity", window=today, assets=[keys.PARITY])
 
-    output.print("[bold]6/6[/] Write the compliance documents")
+    heading("6/6 Write the compliance documents")
     report = run("publish_compliance_job", "publish_compliance_job")
 
     _summarize(
@@ -81,6 +84,7 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
         parity=parity.of(keys.PARITY),
         report=report.of(keys.COMPLIANCE_REPORT),
         answers=answers,
+        checks=checks,
         seconds=time.monotonic() - began,
     )
 
@@ -132,13 +136,14 @@ def _summarize(
     parity: dict[str, Any],
     report: dict[str, Any],
     answers: list[dict[str, Any]],
+    checks: list[Any],
     seconds: float,
 ) -> None:
-    from fraud_pipelines.terminal import output
+    from fraud_pipelines.terminal import heading, output
 
     ledger = open_ledger(settings.ledger_url)
     latest = ledger.promotions()[-1]
-    output.print(f"\n[bold]Done in {seconds:.0f} s[/]")
+    heading(f"\nDone in {seconds:.0f} s")
     for name, value in training.items():
         if isinstance(value, int | float) and not name.startswith("dagster/"):
             output.print(f"  test {name}: {value:.4f}" if isinstance(value, float) else f"  test {name}: {value:,}")
@@ -149,6 +154,10 @@ def _summarize(
     )
     output.print(f"  served features that differ from the warehouse: {parity['mismatches']}")
     output.print(f"  decisions over HTTP: {json.dumps([answer['decision'] for answer in answers])}")
+    failed = [f"{check.asset}: {check.name} ({check.severity})" for check in checks if not check.passed]
+    output.print(
+        f"  checks: {len(checks) - len(failed)} of {len(checks)} passed; failed: {', '.join(failed) or 'none'}"
+    )
     output.print(f"  compliance PDF: {report.get('path', 'NOT AVAILABLE')}")
     output.print(
         "\nLook at next\n"

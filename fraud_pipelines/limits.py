@@ -49,6 +49,8 @@ PROMOTION_MARGIN = 0.02
 # Days of served traffic whose feature parity a promotion looks at. Own choice: one week of weekdays and weekend, so
 # that a mismatch fixed a week ago no longer blocks.
 PARITY_DAYS = 7
+# Share of these days' decisions that may be without comparison: a few reach the warehouse late, or never. Own choice.
+PARITY_ABSENT_SHARE = 0.05
 
 # Average precision of one test window that is too good to be true with labels a week late: look for a leak first.
 # Source: on the handbook's data an informed Bayes-like ceiling is 0.77, one week's noise 0.02 (1 sd); 0.82 is beyond

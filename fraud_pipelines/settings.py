@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     """Settings of one installation, read from the environment and from `.env`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FRAUD_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="FRAUD_", env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, populate_by_name=True
     )
 
     home: Path = Field(PROJECT_ROOT / "var", description="Folder of everything the embedded form writes.")
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().resolve()
+        return (PROJECT_ROOT / value.expanduser()).resolve()
 
     @model_validator(mode="after")
     def _fill_defaults(self) -> Self:
@@ -80,6 +80,14 @@ class Settings(BaseSettings):
         for name, default in defaults.items():
             if not getattr(self, name):
                 object.__setattr__(self, name, default)
+        # A relative path means the same file to every process, wherever each was started.
+        for name in ("warehouse_url", "ledger_url", "online_store_url", "registry_url"):
+            scheme, separator, path = getattr(self, name).partition(":///")
+            if separator and not Path(path).is_absolute():
+                object.__setattr__(self, name, f"{scheme}:///{PROJECT_ROOT / path}")
+        if ":" not in self.artifacts_url:
+            object.__setattr__(self, "artifacts_url", str(PROJECT_ROOT / self.artifacts_url))
+        object.__setattr__(self, "inbox", PROJECT_ROOT / str(self.inbox))
         if self.env == "production" and self.token_key is None:
             raise ValueError("token_key: FRAUD_TOKEN_KEY is required when FRAUD_ENV=production")
         if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:

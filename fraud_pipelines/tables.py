@@ -126,11 +126,12 @@ EVALUATIONS = Table(
 
 EVALUATION_SCORES = Table(
     "models.evaluation_scores",
-    "One row per model version and test transaction.",
-    key=("model_version", "transaction_id"),
+    "One row per model version, evaluation moment and test transaction.",
+    key=("model_version", "as_of", "transaction_id"),
     time_column="event_time",
     columns={
         "model_version": _required(TEXT, "Registry version."),
+        "as_of": _required(TIMESTAMP, "Moment of the evaluation, as in models.evaluations."),
         "transaction_id": _required(TEXT, "Transaction scored."),
         "event_time": _required(TIMESTAMP, "When it happened, UTC."),
         "card_id": _required(TEXT, "Keyed token of the card."),
@@ -142,10 +143,11 @@ EVALUATION_SCORES = Table(
 
 ATTRIBUTIONS = Table(
     "models.attributions",
-    "One row per model version and feature.",
-    key=("model_version", "feature"),
+    "One row per model version, evaluation moment and feature.",
+    key=("model_version", "as_of", "feature"),
     columns={
         "model_version": _required(TEXT, "Registry version."),
+        "as_of": _required(TIMESTAMP, "Moment of the evaluation whose test rows are explained."),
         "feature": _required(TEXT, "Feature name of the spec."),
         "mean_absolute_shap": _required(DOUBLE, "Mean absolute SHAP value on the test sample, log-odds."),
         "rows": _required(BIGINT, "Rows of the sample."),
@@ -186,12 +188,12 @@ DRIFT = Table(
 
 PERFORMANCE = Table(
     "monitoring.performance",
-    "One row per day and metric, on labels mature at the end of that day.",
-    key=("day", "metric"),
+    "One row per day, model version and metric, on labels mature at the end of that day.",
+    key=("day", "model_version", "metric"),
     time_column="day",
     columns={
         "day": _required(TIMESTAMP, "Start of the partition; labels known by its end count."),
-        "model_version": _required(TEXT, "Champion when computed."),
+        "model_version": _required(TEXT, "Registry version that gave the scores."),
         "metric": _required(TEXT, "Name of the metric."),
         "value": Column(DOUBLE, "Its value; null where undefined on this sample."),
         "rows": _required(BIGINT, "Scored transactions with a mature label."),
@@ -202,12 +204,12 @@ PERFORMANCE = Table(
 
 FAIRNESS = Table(
     "monitoring.fairness",
-    "One row per day, attribute and group, on labels mature at the end of that day.",
-    key=("day", "attribute", "group_name"),
+    "One row per day, model version, attribute and group, on labels mature at the end of that day.",
+    key=("day", "model_version", "attribute", "group_name"),
     time_column="day",
     columns={
         "day": _required(TIMESTAMP, "Start of the partition; labels known by its end count."),
-        "model_version": _required(TEXT, "Champion when computed."),
+        "model_version": _required(TEXT, "Registry version that gave the scores and decisions."),
         "attribute": _required(TEXT, "age_band, gender or region."),
         "group_name": _required(TEXT, "Value of the attribute; 'unknown' where absent."),
         "rows": _required(BIGINT, "Scored transactions with a mature label."),
@@ -253,6 +255,20 @@ EVIDENCE_INDEX = Table(
     },
 )
 
+PRINTED_EVIDENCE = Table(
+    "compliance.printed_evidence",
+    "One row per document and asset upstream: the materialization its numbers are traced to, as first printed.",
+    key=("report_id", "asset"),
+    columns={
+        "report_id": _required(TEXT, "Document that was printed."),
+        "asset": _required(TEXT, "Asset upstream that had been materialized by then."),
+        "partition": Column(TEXT, "Partition of that asset, where it has one."),
+        "run_id": Column(TEXT, "Dagster run that materialized it."),
+        "code_version": _required(TEXT, "Code that computed it."),
+        "data_hash": Column(TEXT, "Hash of the rows it wrote."),
+    },
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -269,6 +285,7 @@ TABLES: dict[str, Table] = {
         FAIRNESS,
         PARITY,
         EVIDENCE_INDEX,
+        PRINTED_EVIDENCE,
     )
 }
 

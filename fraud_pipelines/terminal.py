@@ -9,13 +9,25 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from fraud_pipelines import progress
 
 # Dagster captures file descriptors 1 and 2 while a step works; a copy of the terminal stays ours.
 _terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
 console = Console(file=_terminal, highlight=False)
-output = Console(highlight=False, soft_wrap=True)
+# Data may hold square brackets: nothing printed here is read as markup.
+output = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def heading(text: str) -> None:
+    """Print a line that stands out."""
+    output.print(text, style="bold")
+
+
+def report_error(error: Exception) -> None:
+    """Print an error's kind and message on standard error, as they are."""
+    console.print(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)), soft_wrap=True)
 
 
 @contextmanager
@@ -53,5 +65,5 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table on standard output; None prints as a dash."""
     grid = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for row in rows:
-        grid.add_row(*("-" if cell is None else str(cell) for cell in row))
+        grid.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
     output.print(grid)

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from fraud_pipelines import limits
-from fraud_pipelines.raw.currencies import EXPONENTS
+from fraud_pipelines.raw.currencies import EXPONENTS, MINOR_DIGITS
 from fraud_pipelines.raw.tokens import TOKEN, contains_card_number, tokenize_card
 
 # The same bounds as on ingest: fixed moments, not the wall clock, so that a replay of old days is answered as it was.
@@ -111,7 +111,11 @@ class Transaction(BaseModel):
         f"at most {limits.LARGEST_AMOUNT_MINOR} minor units.",
         examples=["12.34"],
     )
-    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code in capitals.", examples=["EUR"])
+    currency: str = Field(
+        pattern=r"^[A-Z]{3}$",
+        description="ISO 4217 code in capitals, of a currency with two decimals.",
+        examples=["EUR"],
+    )
     customer_id: Text | None = Field(None, description="Owner of the card; never a feature.", examples=["c-0007"])
     category: Text | None = Field(None, description="Merchant category code or name.", examples=["grocery"])
     channel: Literal["pos", "online", "atm"] | None = Field(None, description="How it was made.", examples=["pos"])
@@ -128,7 +132,7 @@ class Transaction(BaseModel):
     @classmethod
     def _card(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
-        if not text.isprintable() or not text.replace(" ", "").replace("-", ""):
+        if not text.isprintable() or not any(map(str.isalnum, text)):
             raise ValueError("expected a card number or its token")
         if text.startswith("tok_") and not TOKEN.fullmatch(text):
             raise ValueError("expected a token of tok_ and 32 hexadecimal digits in lower case")
@@ -139,6 +143,11 @@ class Transaction(BaseModel):
     def _known_currency(cls, value: str) -> str:
         if value not in EXPONENTS:
             raise ValueError("expected an active ISO 4217 currency")
+        if EXPONENTS[value] != MINOR_DIGITS:
+            raise ValueError(
+                f"expected a currency with {MINOR_DIGITS} decimals, found {value} with {EXPONENTS[value]}: features "
+                "assume cents; convert the amount first"
+            )
         return value
 
     @model_validator(mode="after")
@@ -148,9 +157,9 @@ class Transaction(BaseModel):
         return self
 
     def amount_minor(self) -> int:
-        """The amount in minor units of its currency, as ingest reads it: nine decimals, then half away from zero."""
+        """The amount in minor units, as ingest reads it: nine decimals, then half away from zero."""
         read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
-        return int(read.scaleb(EXPONENTS[self.currency], _EXACT).to_integral_value(ROUND_HALF_UP))
+        return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
 
     def canonical(self, token_key: bytes) -> dict[str, Any]:
         """The columns of raw.transactions in this request: card as token, minor units, microseconds since 1970."""

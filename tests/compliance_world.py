@@ -73,8 +73,8 @@ def build_world(folder: Path, *, has_monitoring: bool = True) -> Warehouse:
                 gender=rng.choice(["female", "male", None], ROWS, p=[0.47, 0.5, 0.03]),
                 region=rng.choice(["north", "south", "east", "west"], ROWS),
             )
-            window = MatureWindow(START, datetime(2026, 3, 25), AS_OF, judged, 17)
-            session.upsert(tables.PERFORMANCE, performance_rows(window, model_version="3"))
+            window = MatureWindow(START, datetime(2026, 3, 25), AS_OF, "3", judged, 17)
+            session.upsert(tables.PERFORMANCE, performance_rows(window))
             session.upsert(tables.FAIRNESS, group_rates(judged, day=DAY, model_version="3"))
             session.upsert(tables.DRIFT, _drift(rng))
             session.upsert(tables.PARITY, _parity())
@@ -245,7 +245,8 @@ def _evaluations() -> pd.DataFrame:
 
 def _evaluation_scores(transactions: pd.DataFrame, is_fraud: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
     identity = transactions[["transaction_id", "event_time", "card_id", "amount_minor"]]
-    return identity.assign(model_version="3", is_fraud=is_fraud, fraud_probability=probability)
+    moment = pd.Timestamp(AS_OF).as_unit("us")
+    return identity.assign(model_version="3", as_of=moment, is_fraud=is_fraud, fraud_probability=probability)
 
 
 def _attributions(rng: np.random.Generator) -> pd.DataFrame:
@@ -253,6 +254,7 @@ def _attributions(rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model_version": "3",
+            "as_of": pd.Timestamp(AS_OF).as_unit("us"),
             "feature": list(names),
             "mean_absolute_shap": np.sort(rng.gamma(1.0, 0.3, len(names)))[::-1].round(4),
             "rows": 2_000,

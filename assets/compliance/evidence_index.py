@@ -4,13 +4,12 @@ import dagster as dg
 
 from fraud_pipelines import tables
 from fraud_pipelines.compliance.archive import latest_report
-from fraud_pipelines.compliance.champion import champion_facts
 from fraud_pipelines.compliance.documents import COMPLIANCE_REPORT, compliance_report, evidence_rows
-from fraud_pipelines.compliance.facts import LINEAGE
+from fraud_pipelines.compliance.publishing import compose_as_first_printed
 from fraud_pipelines.errors import ContractBroken, MissingPartition
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.orchestration import keys
-from fraud_pipelines.orchestration.evidence import latest_evidence
+from fraud_pipelines.orchestration.evidence import lineage_evidence
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
 
 
@@ -30,7 +29,8 @@ def evidence_index(
 ) -> dg.MaterializeResult:
     """One row per number printed in a compliance report: asset, partition, run, code version and hash of its rows.
 
-    Composed again from the facts, not copied: when they no longer give the archived report, it stops and says so.
+    Composed again from the facts, not copied, with the runs the report was first printed from: when the facts no longer
+    give the archived report, it stops and says so.
     """
     books = ledger.open()
     report = latest_report(books.reports(), COMPLIANCE_REPORT)
@@ -38,15 +38,15 @@ def evidence_index(
         raise MissingPartition(
             "The ledger has no compliance report to index. Run: fraud materialize compliance/compliance_report"
         )
-    known = latest_evidence(context, *(dg.AssetKey(name.split("/")) for name in LINEAGE))
-    facts = champion_facts(
+    document = compose_as_first_printed(
         warehouse.open(),
         books,
         registry.open(),
+        kind=COMPLIANCE_REPORT,
+        compose=compliance_report,
         as_of=report.created_at.isoformat(),
-        materialized={evidence.asset: evidence for evidence in known.values()},
-    )
-    document = compliance_report(facts, books.reports())
+        materialized=lineage_evidence(context),
+    ).document
     if document.identity.report_id != report.report_id:
         raise ContractBroken(
             f"The facts have changed since {report.report_id} was printed: they now give "

@@ -6,7 +6,7 @@ from pydantic import Field
 from fraud_pipelines import tables
 from fraud_pipelines.errors import MissingPartition, NoChampion, PromotionRefused
 from fraud_pipelines.models.evaluation import read_evaluation
-from fraud_pipelines.models.promotion import promote, promotion_gates, served_mismatches
+from fraud_pipelines.models.promotion import promote, promotion_gates, served_parity
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.training_set import read_split
 from fraud_pipelines.orchestration import keys
@@ -57,7 +57,7 @@ def champion(
                 f"{tables.EVALUATIONS.name} has no row of challenger {version} as of {as_of}. Run: fraud train"
             )
         rival = read_evaluation(session, present, as_of) if present is not None and present != version else None
-        mismatches = served_mismatches(session, as_of)
+        served = served_parity(session, rows, as_of)
     if rival is None and present is not None and present != version:
         raise MissingPartition(
             f"{tables.EVALUATIONS.name} has no row of champion {present} as of {as_of}. Run: fraud train"
@@ -65,7 +65,7 @@ def champion(
     gates = promotion_gates(
         challenger,
         rival,
-        served_mismatches=mismatches,
+        served=served,
         failed_data_checks=failing_blocking_checks(context.instance, GUARDED),
     )
     row = promote(
@@ -88,6 +88,8 @@ def champion(
     return dg.MaterializeResult(
         metadata={
             "model_version": now,
+            # The champion's manifest, which an auditor hashes again with `sha256sum manifest.json`.
+            "data_hash": models.version(now).digest,
             "decision": "unchanged" if present == version else row.kind,
             "challenger": version,
             "previous_version": present or "none",

@@ -1,6 +1,7 @@
 """Candidate and champion on the same test rows."""
 
 import dagster as dg
+import pandas as pd
 
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, NoChampion
@@ -30,7 +31,7 @@ def evaluation(
 
     Only labels known at the training set's moment count. Cards already known as compromised when a day began are
     left out, as the Fraud Detection Handbook does; both kinds of omission are counted. Scores per transaction go to
-    models.evaluation_scores, mean absolute SHAP values of the candidate to models.attributions.
+    models.evaluation_scores, mean absolute SHAP values on the same rows to models.attributions.
     """
     rows, models = read_training_set(warehouse.open()), registry.open()
     version = models.version_of(CHALLENGER)
@@ -49,11 +50,12 @@ def evaluation(
     if champion is not None and champion != version:
         judged[champion] = evaluate(models.load(champion), test, unlabelled=rows.unlabelled[TEST], **window)
     ours = judged[version]
-    reasons = shap_summary(bundle, test)
+    summaries = {name: shap_summary(bundle if name == version else models.load(name), test) for name in judged}
     with warehouse.open().session() as session:
         for name, result in judged.items():
             write_evaluation(session, name, result)
-        session.upsert(tables.ATTRIBUTIONS, reasons.table(version))
+            moment = pd.Timestamp(split.as_of).as_unit("us")
+            session.upsert(tables.ATTRIBUTIONS, summaries[name].table(name).assign(as_of=moment))
     models.annotate(
         version,
         metrics={f"test_{name}": value for name, value in ours.metrics.items()},
@@ -63,7 +65,7 @@ def evaluation(
                 fraud_share=ours.fraud_count / ours.rows,
             ),
             "test_roc.png": roc_figure({f"version {name}": result.roc for name, result in judged.items()}),
-            "shap.png": reasons.figure,
+            "shap.png": summaries[version].figure,
         },
     )
     return dg.MaterializeResult(

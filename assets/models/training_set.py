@@ -5,7 +5,7 @@ from pydantic import Field
 
 from fraud_pipelines import tables
 from fraud_pipelines.features.spec import load_spec
-from fraud_pipelines.models.splits import PARTS
+from fraud_pipelines.models.splits import PARTS, TimeSplit
 from fraud_pipelines.models.training_set import build_training_set, split_for, write_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import WarehouseResource
@@ -18,12 +18,16 @@ class TrainingConfig(dg.Config):
         None,
         description="ISO date or time, UTC; nothing known later is used. None: midnight after the last day of data.",
     )
-    train_days: int = Field(56, ge=1, description="Days of training data, validation included; at least 1.")
-    validation_days: int = Field(
-        7, ge=0, description="Last days of these: thresholds are chosen there; below train_days."
+    train_days: int = Field(
+        TimeSplit.train_days, ge=1, description="Days of training data, validation included; at least 1."
     )
-    test_days: int = Field(14, ge=1, description="Days of test data; at least 1.")
-    label_delay_days: int = Field(7, ge=0, description="Days until a label is expected to be known; at least 0.")
+    validation_days: int = Field(
+        TimeSplit.validation_days, ge=0, description="Last days of these: thresholds are chosen there; below train_days."
+    )
+    test_days: int = Field(TimeSplit.test_days, ge=1, description="Days of test data; at least 1.")
+    label_delay_days: int = Field(
+        TimeSplit.label_delay_days, ge=0, description="Days until a label is expected to be known; at least 0."
+    )
 
 
 @dg.asset(

@@ -6,11 +6,10 @@ import pandas as pd
 from fraud_pipelines import tables
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.monitoring.fairness import ATTRIBUTES, group_rates, rate_gaps
-from fraud_pipelines.monitoring.scores import load_champion
 from fraud_pipelines.monitoring.windows import DAY, mature_bounds, mature_windows, scored_with_labels
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import daily_partitions, window_of
-from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
+from fraud_pipelines.orchestration.resources import WarehouseResource
 
 
 @dg.asset(
@@ -24,40 +23,36 @@ from fraud_pipelines.orchestration.resources import LedgerResource, RegistryReso
     tags={"pii": "true"},
     pool="warehouse",
 )
-def fairness(
-    context: dg.AssetExecutionContext,
-    warehouse: WarehouseResource,
-    ledger: LedgerResource,
-    registry: RegistryResource,
-) -> dg.MaterializeResult:
-    """One row per day, attribute and group: how often genuine customers are stopped and frauds found, on mature labels.
+def fairness(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+    """One row per day, model version, attribute and group: how often the genuine are stopped and frauds found.
 
-    Same four weeks as performance. Small groups are listed with their counts and no rates; a source without customer
-    attributes gives one group, `unknown`, per attribute. Attributes are read here and nowhere before.
+    Same four weeks and mature labels as performance, each version on the transactions it scored. Small groups are
+    listed with their counts and no rates; a source without customer attributes gives one group, `unknown`, per
+    attribute. Attributes are read here and nowhere before.
     """
     days = window_of(context).days()
-    version, _ = load_champion(ledger.open(), registry.open())
     ends = [day.until for day in days]
     with warehouse.open().session() as session:
-        scored = scored_with_labels(
-            session, since=mature_bounds(ends[0])[0], until=mature_bounds(ends[-1])[1], known_by=ends[-1]
-        )
+        scored = scored_with_labels(session, since=mature_bounds(ends[0])[0], until=ends[-1], known_by=ends[-1])
         customers = session.read(tables.CUSTOMERS, columns=["customer_id", *ATTRIBUTES])
         scored = scored.merge(customers, how="left", on="customer_id")
         rows = pd.concat(
             [
-                group_rates(window.labelled, day=window.end - DAY, model_version=version)
+                group_rates(window.labelled, day=window.end - DAY, model_version=window.model_version)
                 for window in mature_windows(scored, ends)
             ],
             ignore_index=True,
         )
         session.replace_window(tables.FAIRNESS, rows, since=days[0].since, until=days[-1].until)
-    gaps = rate_gaps(rows[rows["day"] == days[-1].since])
+    newest = str(scored["model_version"].iloc[-1])
+    last = rows[(rows["day"] == days[-1].since) & (rows["model_version"] == newest)]
+    gaps = rate_gaps(last)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),
             "last_day": days[-1].first_key,
-            "suppressed_groups": int(rows.loc[rows["day"] == days[-1].since, "is_suppressed"].sum()),
+            "model_version": newest,
+            "suppressed_groups": int(last["is_suppressed"].sum()),
             **{f"{gap.attribute}_false_positive_gap": gap.difference for gap in gaps},
             "data_hash": hash_rows(rows),
         }

@@ -5,7 +5,7 @@ from datetime import datetime
 import dagster as dg
 
 from fraud_pipelines.features.spec import load_spec
-from fraud_pipelines.online_store.warehouse_state import end_of_data, read_state
+from fraud_pipelines.online_store.warehouse_state import end_of_data, hash_state, read_state
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import OnlineStoreResource, WarehouseResource
 
@@ -14,7 +14,8 @@ class OnlineStateConfig(dg.Config):
     """Which moment the store shall know of."""
 
     as_of: str | None = None
-    """ISO time, UTC, exclusive: nothing that happened or became known then or later goes in. Default: end of data."""
+    """ISO time, UTC, exclusive: nothing that happened or became known then or later goes in. Default: just after the last
+    transaction."""
 
 
 @dg.asset(
@@ -35,9 +36,9 @@ def online_state(
 ) -> dg.MaterializeResult:
     """One row per recent transaction and label arrival, by card and merchant: what the scoring service reads.
 
-    Reaches back as far as the longest window of the feature spec and two days more, for late events. Replaced whole in
-    one transaction; what the service recorded at or after the chosen moment stays. Materializing it again changes
-    nothing.
+    Reaches back as far as the longest window of the feature spec and two days more, for late events. What the
+    warehouse said before is replaced in one transaction; what only the service has recorded stays until the warehouse
+    holds it, too. Materializing it again changes nothing. `data_hash` covers the warehouse's rows that went in.
     """
     source = warehouse.open()
     as_of = datetime.fromisoformat(config.as_of) if config.as_of else end_of_data(source)
@@ -55,5 +56,6 @@ def online_state(
             "transactions": sizes["transactions"],
             "label_arrivals": sizes["label_arrivals"],
             "as_of": as_of.isoformat(sep=" "),
+            "data_hash": hash_state(transactions, labels),
         }
     )

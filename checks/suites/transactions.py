@@ -11,7 +11,7 @@ import pandas as pd
 
 from fraud_pipelines import limits
 from fraud_pipelines.raw.contract import CHANNELS
-from fraud_pipelines.raw.currencies import EXPONENTS
+from fraud_pipelines.raw.currencies import USABLE
 from fraud_pipelines.raw.tokens import mask_card_numbers
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def transactions_suite(since: datetime, until: datetime) -> "list[Expectation]":
             column="event_time_us", min_value=_microseconds(since), max_value=_microseconds(until) - 1
         ),
         gxe.ExpectColumnValuesToBeBetween(column="amount_minor", min_value=0, max_value=limits.LARGEST_AMOUNT_MINOR),
-        gxe.ExpectColumnDistinctValuesToBeInSet(column="currency", value_set=sorted(EXPONENTS)),
+        gxe.ExpectColumnDistinctValuesToBeInSet(column="currency", value_set=sorted(USABLE)),
+        # Amounts become features without their currency.
+        gxe.ExpectColumnUniqueValueCountToBeBetween(column="currency", max_value=1),
         gxe.ExpectColumnDistinctValuesToBeInSet(column="channel", value_set=list(CHANNELS)),
         gxe.ExpectColumnValueLengthsToEqual(column="country", value=2),
         *(

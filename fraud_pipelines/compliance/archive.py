@@ -2,14 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from fraud_pipelines import tables
 from fraud_pipelines.compliance.blocks import Document, numbered_facts, texts_by_hand
 from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.evidence import Evidence
 from fraud_pipelines.ledger.records import Report
 from fraud_pipelines.raw.tokens import contains_card_number
+from fraud_pipelines.warehouse.interface import Session
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class ArchivedFile:
     """What is found where the ledger says a document lies; `found_sha256` is None when the file is gone."""
 
     report: Report
+    path: Path
     found_sha256: str | None
 
     @property
@@ -24,9 +30,11 @@ class ArchivedFile:
         return self.found_sha256 == self.report.sha256
 
 
-def write_document(document: Document, content: bytes, *, kind: str, folder: Path, suffix: str) -> Report:
+def write_document(document: Document, content: bytes, *, kind: str, root: Path, suffix: str) -> Report:
     """Write a document in one step and describe it for the ledger. Writing the same document again changes nothing.
 
+    Args:
+        root: the folder of all documents; the ledger's path is relative to it, so that an installation can move.
     Raises:
         ContractBroken: a card number stands in the document; nothing is written (rule 10).
     """
@@ -36,7 +44,8 @@ def write_document(document: Document, content: bytes, *, kind: str, folder: Pat
             f"{document.identity.report_id}: a card number stands at {', '.join(leaks[:5])}; nothing was written. "
             "Find how it got past the ingest (fraud doctor), quarantine its rows, and print the report again."
         )
-    path = folder / f"{document.identity.report_id}{suffix}"
+    path = root / kind / f"{document.identity.report_id}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content)
     staging.replace(path)
@@ -44,7 +53,7 @@ def write_document(document: Document, content: bytes, *, kind: str, folder: Pat
         report_id=document.identity.report_id,
         kind=kind,
         model_version=document.identity.model_version,
-        path=str(path),
+        path=path.relative_to(root).as_posix(),
         sha256=hashlib.sha256(content).hexdigest(),
         previous_sha256=document.identity.previous_hash,
         created_at=document.identity.until,
@@ -61,10 +70,27 @@ def card_number_places(document: Document) -> list[str]:
     return places + [text[:20] for text in texts_by_hand(document) if contains_card_number(text)]
 
 
-def verify_archive(reports: Sequence[Report]) -> list[ArchivedFile]:
-    """The newest entry of each report id beside the file it names, oldest first."""
+def verify_archive(reports: Sequence[Report], root: Path) -> list[ArchivedFile]:
+    """The newest entry of each report id beside the file it names below `root`, oldest first."""
     newest = {report.report_id: report for report in reports}
-    return [ArchivedFile(report, _sha256(Path(report.path))) for report in newest.values()]
+    return [ArchivedFile(report, root / report.path, _sha256(root / report.path)) for report in newest.values()]
+
+
+def keep_evidence(session: Session, report_id: str, materialized: Mapping[str, Evidence]) -> None:
+    """Remember which materializations a document was first printed from, so that it can be printed again."""
+    rows = [{"report_id": report_id, **evidence.as_dict()} for evidence in materialized.values()]
+    session.upsert(tables.PRINTED_EVIDENCE, pd.DataFrame(rows, columns=list(tables.PRINTED_EVIDENCE.columns)))
+
+
+def kept_evidence(session: Session, report_id: str) -> dict[str, Evidence]:
+    """The materializations a document was first printed from, by asset; empty for one that never was."""
+    names = [name for name in tables.PRINTED_EVIDENCE.columns if name != "report_id"]
+    rows = session.query(
+        f"select {', '.join(names)} from {tables.PRINTED_EVIDENCE.name} where report_id = :report_id order by asset",
+        report_id=report_id,
+    )
+    rows = rows.astype(object).where(rows.notna(), None)
+    return {row["asset"]: Evidence(**row) for row in rows.to_dict("records")}
 
 
 def latest_report(reports: Sequence[Report], kind: str) -> Report | None:

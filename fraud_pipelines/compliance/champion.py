@@ -1,4 +1,4 @@
-"""The facts of the present champion: where documents meet ledger, registry and warehouse."""
+"""The facts of a moment's champion: where documents meet ledger, registry and warehouse."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,10 +8,10 @@ import pandas as pd
 
 from fraud_pipelines import tables
 from fraud_pipelines.compliance.facts import ModelFacts, ReportFacts, gather_facts
-from fraud_pipelines.errors import MissingPartition
+from fraud_pipelines.compliance.known import champion_of, known_promotions
+from fraud_pipelines.errors import MissingPartition, NoChampion
 from fraud_pipelines.evidence import Evidence
 from fraud_pipelines.models.splits import parse_as_of
-from fraud_pipelines.monitoring.scores import load_champion
 from fraud_pipelines.warehouse.interface import Session, Warehouse
 
 if TYPE_CHECKING:
@@ -28,20 +28,28 @@ def champion_facts(
     as_of: str | None,
     materialized: Mapping[str, Evidence],
 ) -> ReportFacts:
-    """Facts of the present champion as of a moment; arguments and errors as `gather_facts` and `moment_of`.
+    """Facts as of a moment, of the champion at that moment (see `known_promotions`); else as `gather_facts`.
 
     Raises:
-        NoChampion: no version has been promoted yet.
+        NoChampion: no version had been promoted by then.
     """
-    version, bundle = load_champion(ledger, registry)
+    ingestions, promotions = ledger.ingestions(), ledger.promotions()
     with warehouse.session() as session:
+        moment = moment_of(session, as_of)
+        version = champion_of(known_promotions(promotions, ingestions, moment))
+        if version is None:
+            raise NoChampion(
+                f"No model version had been promoted as of {moment:%Y-%m-%d %H:%M}, so there is nothing to report on. "
+                "Run: fraud train, or choose a later moment: fraud report --as-of MOMENT"
+            )
+        bundle = registry.load(version)
         return gather_facts(
             session,
             model=model_facts(bundle, version),
             features=bundle.spec,
-            ingestions=ledger.ingestions(),
-            promotions=ledger.promotions(),
-            as_of=moment_of(session, as_of),
+            ingestions=ingestions,
+            promotions=promotions,
+            as_of=moment,
             materialized=materialized,
         )
 

@@ -17,6 +17,7 @@ import yaml
 
 from fraud_pipelines import limits, tables
 from fraud_pipelines.compliance.blocks import Fact, Tone, as_text
+from fraud_pipelines.compliance.known import is_whole, known_ingestions, known_promotions
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
@@ -124,13 +125,17 @@ class ReportFacts:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over every row and its evidence: equal facts, equal hash, equal document."""
+        """SHA-256 over every row, the code behind it and the code that words it: equal facts, equal hash.
+
+        What the event log says of a re-run on unchanged data (run, partition, hash of what that run wrote) does not
+        count; only whether an asset has been materialized at all does.
+        """
         content = {
             "as_of": self.as_of.isoformat(),
             "since": self.since.isoformat(),
             "model_version": self.model_version,
-            "groups": {name: [hash_rows(group.rows), group.evidence.as_dict()] for name, group in self.sourced()},
-            "lineage": [evidence.as_dict() for evidence in self.lineage],
+            "groups": {name: [hash_rows(group.rows), *_origin(group.evidence)] for name, group in self.sourced()},
+            "lineage": [[*_origin(evidence)[:3], evidence.data_hash is not None] for evidence in self.lineage],
             "document": document_code_hash(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -150,7 +155,7 @@ def gather_facts(
 
     Args:
         features: the spec the model was trained with.
-        ingestions, promotions: from the ledger; those about later moments are left out.
+        ingestions, promotions: from the ledger; what is about later moments is left out.
         materialized: latest materialization by asset key, such as "monitoring/drift"; missing ones print as
             NOT AVAILABLE.
     Raises:
@@ -163,10 +168,12 @@ def gather_facts(
         return Sourced(rows, replace(known, partition=day, data_hash=hash_rows(rows)))
 
     def latest(table: tables.Table, key: str) -> Sourced:
+        own = "model_version = :version and" if "model_version" in table.columns else ""
         rows = session.query(
-            f"select * from {table.name} where day = (select max(day) from {table.name} where day < :as_of) "
-            f"order by {', '.join(table.key)}",
+            f"select * from {table.name} where {own} day = "
+            f"(select max(day) from {table.name} where {own} day < :as_of) order by {', '.join(table.key)}",
             as_of=as_of,
+            **({"version": model.version} if own else {}),
         )
         return asset(key, rows, rows["day"].iloc[0].to_pydatetime() if len(rows) else None)
 
@@ -181,28 +188,31 @@ def gather_facts(
     evaluation = session.query(_EVALUATION, as_of=as_of, **version)
     evaluation_scores = session.query(
         f"select transaction_id, is_fraud, fraud_probability from {tables.EVALUATION_SCORES.name} "
-        "where model_version = :model_version order by event_time, transaction_id",
+        f"where model_version = :model_version and as_of = ({_EVALUATED}) order by event_time, transaction_id",
+        as_of=as_of,
         **version,
     )
     attributions = session.query(
-        f"select * from {tables.ATTRIBUTIONS.name} where model_version = :model_version "
+        f"select * from {tables.ATTRIBUTIONS.name} where model_version = :model_version and as_of = ({_EVALUATED}) "
         "order by mean_absolute_shap desc, feature",
+        as_of=as_of,
         **version,
     )
     champion = materialized.get("models/champion") or Evidence("models/champion", None, None, code_version(), None)
     model_evidence = replace(champion, data_hash=model.bundle_digest)
-    known_promotions = [row for row in promotions if row.as_of is None or row.as_of <= as_of]
+    sources = known_ingestions(ingestions, as_of)
+    decided = known_promotions(promotions, ingestions, as_of)
     return ReportFacts(
         as_of=as_of,
         since=population["first_event"].iloc[0].to_pydatetime(),
         model_version=model.version,
         model=Sourced(pd.DataFrame([asdict(model)]), model_evidence),
         spec=_traced_to(asset("features/transaction_features", spec_frame(features)), features.hash),
-        ingestions=_ledger("ingestions", _ingestion_rows(ingestions, as_of)),
+        ingestions=_ledger("ingestions", _ingestion_rows(sources, as_of)),
         months=asset("raw/transactions", months),
         population=asset("raw/transactions", population),
         label_delay=asset("raw/labels", session.query(_LABEL_DELAY, as_of=as_of)),
-        quarantine=asset("raw/transactions", session.query(_QUARANTINE)),
+        quarantine=asset("raw/transactions", _quarantine_rows(session.query(_QUARANTINE), sources, as_of)),
         evaluation=asset("models/evaluation", evaluation),
         evaluation_scores=asset("models/evaluation", evaluation_scores),
         attributions=asset("models/evaluation", attributions),
@@ -210,8 +220,8 @@ def gather_facts(
         fairness=latest(tables.FAIRNESS, "monitoring/fairness"),
         drift=latest(tables.DRIFT, "monitoring/drift"),
         parity=latest(tables.PARITY, "monitoring/parity"),
-        promotions=_ledger("promotions", _promotion_rows(known_promotions)),
-        gates=_ledger("promotions", _gate_rows(known_promotions, model.version)),
+        promotions=_ledger("promotions", _promotion_rows(decided)),
+        gates=_ledger("promotions", _gate_rows(decided, model.version)),
         thresholds=_code(Path(limits.__file__), pd.DataFrame([_limit_values()])),
         rules=_code(CROSSWALK, _crosswalk_rows()),
         lineage=tuple(materialized.get(key) or Evidence(key, None, None, code_version(), None) for key in LINEAGE),
@@ -262,15 +272,17 @@ _LABEL_DELAY = (
     "max(days) as longest from (select cast(extract(epoch from (known_at - event_time)) as double precision) / 86400 "
     f"as days from {tables.LABELS.name} where known_at <= :as_of) d having count(*) > 0"
 )
-_QUARANTINE = (
-    f"select reason, count(*) as rows from {tables.QUARANTINE.name} group by reason "
-    "order by count(*) desc, reason limit 8"
+_QUARANTINE = f"select ingestion_id, reason, count(*) as rows from {tables.QUARANTINE.name} group by 1, 2"
+# Moment of the newest evaluation of this version; its metrics stand beside those of others at the same moment.
+_EVALUATED = (
+    f"select max(as_of) from {tables.EVALUATIONS.name} where model_version = :model_version and as_of <= :as_of"
 )
-# The newest evaluation of this version, beside the baselines evaluated at the same moment.
-_EVALUATION = (
-    f"select * from {tables.EVALUATIONS.name} where as_of = (select max(as_of) from {tables.EVALUATIONS.name} "
-    "where model_version = :model_version and as_of <= :as_of) order by model_version, metric"
-)
+_EVALUATION = f"select * from {tables.EVALUATIONS.name} where as_of = ({_EVALUATED}) order by model_version, metric"
+MOST_REASONS = 8
+
+
+def _origin(evidence: Evidence) -> tuple[str, str, bool, str | None]:
+    return evidence.asset, evidence.code_version, evidence.run_id is not None, evidence.data_hash
 
 
 def _ledger(name: str, rows: pd.DataFrame) -> Sourced:
@@ -283,11 +295,20 @@ def _code(path: Path, rows: pd.DataFrame) -> Sourced:
 
 
 def _ingestion_rows(ingestions: Sequence[Ingestion], as_of: datetime) -> pd.DataFrame:
-    columns = ["mapping", "source_name", "content_sha256", "rows_read", "rows_loaded", "rows_duplicate"]
-    columns += ["rows_quarantined", "labels_loaded", "first_day", "last_day"]
-    known = [row for row in ingestions if row.first_day is None or row.first_day < as_of.date()]
-    frame = pd.DataFrame([{name: getattr(row, name) for name in columns} for row in known], columns=columns)
-    return frame.astype({"first_day": str, "last_day": str})
+    """One row per source; the counts of one that reaches past `as_of` cannot be cut there and are null."""
+    counts = ["rows_read", "rows_loaded", "rows_duplicate", "rows_quarantined", "labels_loaded"]
+    columns = ["mapping", "source_name", "content_sha256", *counts, "first_day", "last_day"]
+    frame = pd.DataFrame([{name: getattr(row, name) for name in columns} for row in ingestions], columns=columns)
+    frame = frame.astype({"first_day": str, "last_day": str, **dict.fromkeys(counts, "Int64")})
+    frame.loc[[not is_whole(row, as_of) for row in ingestions], [*counts, "last_day"]] = None
+    return frame
+
+
+def _quarantine_rows(counts: pd.DataFrame, ingestions: Sequence[Ingestion], as_of: datetime) -> pd.DataFrame:
+    """The most frequent reasons among the sources that lie before `as_of` as a whole."""
+    whole = [row.ingestion_id for row in ingestions if is_whole(row, as_of)]
+    found = counts[counts["ingestion_id"].isin(whole)].groupby("reason", as_index=False)["rows"].sum()
+    return found.sort_values(["rows", "reason"], ascending=[False, True]).head(MOST_REASONS).reset_index(drop=True)
 
 
 def _promotion_rows(promotions: Sequence[Promotion]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The ledger: ingestions, decisions, promotions and reports, as rows that are only ever added.
+"""The ledger: ingestions, decisions, promotions and reports, as rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Row, Table, create_engine, delete, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from fraud_pipelines.errors import LedgerUnavailable, SettingInvalid
+from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid
 from fraud_pipelines.ledger import schema
 from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
 
@@ -57,7 +57,10 @@ def open_ledger(url: str) -> "Ledger":
 
 
 class Ledger:
-    """Rows that are only ever added. Every write is on disk when the call returns (rule 7)."""
+    """Rows that are added, never changed; only the counts of a source loaded again are renewed.
+
+    Every write is on disk when the call returns (rule 7).
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -170,10 +173,22 @@ class Ledger:
     # Reports
 
     def archive_report(self, report: Report) -> None:
-        """Record a generated document; the same report again replaces its row."""
+        """Record a generated document, once; the same report again changes nothing.
+
+        Raises:
+            ContractBroken: a report of that identifier is archived with other bytes.
+        """
         with self._transaction() as connection:
-            connection.execute(delete(schema.reports).where(schema.reports.c.report_id == report.report_id))
-            connection.execute(insert(schema.reports).values(asdict(report)))
+            stored = connection.execute(
+                select(schema.reports.c.sha256).where(schema.reports.c.report_id == report.report_id)
+            ).scalar()
+            if stored is None:
+                connection.execute(insert(schema.reports).values(asdict(report)))
+            elif stored != report.sha256:
+                raise ContractBroken(
+                    f"Report {report.report_id} is archived with SHA-256 {stored}; {report.sha256} was offered. "
+                    "An archived report is never replaced. Run: fraud report --verify"
+                )
 
     def reports(self) -> list[Report]:
         """Every archived document, oldest first."""

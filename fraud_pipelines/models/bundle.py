@@ -147,6 +147,11 @@ class Bundle:
         """The feature spec the model was trained with."""
         return parse_spec(self.spec_text)
 
+    @property
+    def label_delay_days(self) -> int:
+        """Days after which this model's training took labels for known: how long to wait before judging it."""
+        return self.split.label_delay_days
+
     def _checked(self, matrix: np.ndarray) -> np.ndarray:
         values = np.asarray(matrix)
         if values.ndim != 2 or values.shape[1] != len(self.feature_names):

@@ -77,14 +77,15 @@ def evaluate(
     if missing:
         raise ContractBroken(
             f"The test rows lack the features {missing} of this model (spec {bundle.spec_hash[:12]}). Put them back "
-            "into the feature spec and materialize again, or promote another model by hand: fraud promote --force"
+            "into the feature spec and materialize again, or promote another model by hand: "
+            "fraud promote VERSION --force --reason 'WHY'"
         )
     known = test["card_is_known_compromised"].to_numpy(bool)
     rows = test[~known].reset_index(drop=True)
     if rows.empty:
         raise EmptySample(
             f"No test row of {since:%Y-%m-%d} to {until:%Y-%m-%d} is left: {len(test)} are labelled, of which "
-            f"{int(known.sum())} belong to cards already known as compromised. Test on more days: --test-days N"
+            f"{int(known.sum())} belong to cards already known as compromised. Test on more days: fraud train --test-days N"
         )
     probabilities = bundle.predict(to_matrix(rows, bundle.feature_names))
     truth = rows["is_fraud"].to_numpy(bool)
@@ -151,19 +152,19 @@ def _share(part: np.ndarray, whole: np.ndarray, weight: np.ndarray | None = None
 
 
 def write_evaluation(session: Session, model_version: str, evaluation: Evaluation) -> None:
-    """Replace what the warehouse holds of this version: its metrics at this moment, its scores of any."""
+    """Replace what the warehouse holds of this version at this moment: its metrics and its scores."""
     session.upsert(tables.EVALUATIONS, evaluation.table(model_version))
     session.execute(
-        f"delete from {tables.EVALUATION_SCORES.name} where model_version = :version", version=model_version
+        f"delete from {tables.EVALUATION_SCORES.name} where model_version = :version and as_of = :as_of",
+        version=model_version,
+        as_of=evaluation.as_of,
     )
-    session.upsert(tables.EVALUATION_SCORES, evaluation.scores.assign(model_version=model_version))
+    moment = pd.Timestamp(evaluation.as_of).as_unit("us")
+    session.upsert(tables.EVALUATION_SCORES, evaluation.scores.assign(model_version=model_version, as_of=moment))
 
 
 def read_evaluation(session: Session, model_version: str, as_of: datetime) -> Evaluation | None:
-    """The evaluation of a version at a moment as written; None where there is none. `excluded` counts are not kept.
-
-    Scores are kept of the last evaluation only, so `as_of` is usually the moment of models.training_split.
-    """
+    """The evaluation of a version at a moment as written; None where there is none. `excluded` counts are not kept."""
     rows = session.query(
         f"select * from {tables.EVALUATIONS.name} where model_version = :version and as_of = :as_of order by metric",
         version=model_version,
@@ -174,11 +175,12 @@ def read_evaluation(session: Session, model_version: str, as_of: datetime) -> Ev
     scores = session.query(
         f"""
         select * from {tables.EVALUATION_SCORES.name}
-        where model_version = :version
+        where model_version = :version and as_of = :as_of
         order by event_time, transaction_id
         """,
         version=model_version,
-    ).drop(columns="model_version")
+        as_of=as_of,
+    ).drop(columns=["model_version", "as_of"])
     truth, probabilities = scores["is_fraud"].to_numpy(bool), scores["fraud_probability"].to_numpy(np.float64)
     first = rows.iloc[0]
     return Evaluation(

@@ -4,9 +4,9 @@ The ledger is the truth (rule 9). Every service here writes its row first and mo
 in between leaves an alias that is one step behind, and the next call of any of them, or of `mirror_champion`, heals it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 import pandas as pd
@@ -15,9 +15,9 @@ from fraud_pipelines import limits, tables
 from fraud_pipelines.errors import NoChampion, PromotionRefused
 from fraud_pipelines.ledger.records import Promotion
 from fraud_pipelines.models.evaluation import AVERAGE_PRECISION, RECALL_AT_1PCT, Evaluation
+from fraud_pipelines.models.registry import CHAMPION
 from fraud_pipelines.warehouse import Session
 
-CHAMPION = "champion"
 # Gates that record how a promotion by hand came about; they say nothing about the model.
 BY_HAND = ("forced_by_hand", "gates_are_about_present_champion")
 Outcome = Literal["promote", "refuse"]
@@ -45,6 +45,38 @@ class GateLimits:
     improvement: float = limits.PROMOTION_MARGIN
 
 
+@dataclass(frozen=True)
+class ServedParity:
+    """Served decisions of some days beside the warehouse: how many there were, were compared, and differed.
+
+    `compared` counts decisions, `mismatches` feature values. `first` and `last` are the days looked at.
+    """
+
+    first: datetime
+    last: datetime
+    decisions: int
+    compared: int
+    mismatches: int
+
+    @property
+    def absent_share(self) -> float:
+        """Share of the decisions that were not compared, in [0, 1]."""
+        return (self.decisions - self.compared) / self.decisions
+
+
+class ServedRow(Protocol):
+    """What a decision tells here: whether features were served with it (a fallback has none)."""
+
+    @property
+    def features(self) -> Mapping[str, float | None]: ...
+
+
+class ServedDecisions(Protocol):
+    """What the parity gate needs of the ledger."""
+
+    def decisions(self, since: datetime, until: datetime) -> Sequence[ServedRow]: ...
+
+
 class LedgerRows(Protocol):
     """What promotion needs of the ledger."""
 
@@ -66,7 +98,7 @@ def promotion_gates(
     candidate: Evaluation,
     champion: Evaluation | None,
     *,
-    served_mismatches: int | None = None,
+    served: ServedParity | None = None,
     failed_data_checks: Sequence[str] = (),
     gate_limits: GateLimits | None = None,
 ) -> list[Gate]:
@@ -74,7 +106,7 @@ def promotion_gates(
 
     Args:
         candidate, champion: evaluations on the same rows; None when there is no champion yet.
-        served_mismatches: served feature values that differ from the warehouse; None when nothing was served.
+        served: what was served beside the warehouse, see `served_parity`; None when nothing was served.
         failed_data_checks: names of blocking data checks that fail now.
     Raises:
         PromotionRefused: the two were not evaluated on the same rows, so nothing can be compared.
@@ -86,7 +118,7 @@ def promotion_gates(
         _floor("enough_labelled_rows", float(candidate.rows), float(least.labelled_rows)),
         _floor("enough_frauds", float(candidate.fraud_count), float(least.frauds)),
         _improvement(candidate, champion, least.improvement),
-        _none_of("served_features_match", served_mismatches, "served feature values differ from the warehouse"),
+        _parity(served),
         Gate(
             "data_checks_pass",
             float(len(failed_data_checks)),
@@ -97,22 +129,42 @@ def promotion_gates(
     ]
 
 
-def served_mismatches(session: Session, as_of: datetime) -> int | None:
-    """Served feature values that differed from the warehouse on the last PARITY_DAYS days compared before `as_of`.
+def served_parity(session: Session, ledger: ServedDecisions, as_of: datetime) -> ServedParity | None:
+    """The last PARITY_DAYS days with served features among the PARITY_WINDOW_DAYS before `as_of`, as compared.
 
-    None when nothing served has been compared by then.
+    A decision counts as compared when monitoring.parity compared one of its features; one that the warehouse does not
+    hold, or whose day was never materialized, does not. None when the ledger has no such decision.
     """
+    served: dict[datetime, int] = {}
+    # Day by day, because a day's decisions with all their features are as much as should be in memory at once.
+    day = (as_of - timedelta(microseconds=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    for offset in range(limits.PARITY_WINDOW_DAYS):
+        since = day - timedelta(days=offset)
+        decisions = ledger.decisions(since, min(since + timedelta(days=1), as_of))
+        count = sum(1 for decision in decisions if decision.features)
+        if count:
+            served[since] = count
+        if len(served) == limits.PARITY_DAYS:
+            break
+    if not served:
+        return None
+    first, last = min(served), max(served)
     found = session.query(
         f"""
-        select cast(sum(mismatch_count) as bigint) as mismatches
-        from {tables.PARITY.name}
-        where compared_count > 0 and day in (
-            select distinct day from {tables.PARITY.name}
-            where compared_count > 0 and day < :as_of order by day desc limit {limits.PARITY_DAYS})
+        select day, max(compared_count) as compared, sum(mismatch_count) as mismatches
+        from {tables.PARITY.name} where day >= :first and day <= :last group by day
         """,
-        as_of=as_of,
-    )["mismatches"][0]
-    return None if pd.isna(found) else int(found)
+        first=first,
+        last=last,
+    )
+    rows = {row.day.to_pydatetime(): row for row in found.itertuples() if row.day.to_pydatetime() in served}
+    return ServedParity(
+        first=first,
+        last=last,
+        decisions=sum(served.values()),
+        compared=sum(min(int(row.compared), served[day]) for day, row in rows.items()),
+        mismatches=sum(int(row.mismatches) for row in rows.values()),
+    )
 
 
 def decide(gates: Sequence[Gate]) -> Outcome:
@@ -222,13 +274,14 @@ def rollback(registry: Aliases, ledger: LedgerRows, *, actor: str, reason: str, 
         if len(history) < 2:
             raise NoChampion(
                 f"Version {present} has no champion before it, so there is nothing to roll back to. "
-                "Name another version with: fraud promote VERSION --force"
+                "Name another version with: fraud promote VERSION --force --reason 'WHY'"
             )
         to = history[-2]
     if to == present or to not in ever:
         raise PromotionRefused(
             f"Version {to} {'is champion already' if to == present else 'never was champion'}; a "
-            f"rollback goes to one of {sorted(ever - {present}, key=int) or 'none'}. For another: fraud promote VERSION"
+            f"rollback goes to one of {sorted(ever - {present}, key=int) or 'none'}. "
+            "For another: fraud promote VERSION --reason 'WHY'"
         )
     registry.load(to)
     row = ledger.record_promotion(
@@ -277,10 +330,22 @@ def _floor(name: str, value: float | None, limit: float) -> Gate:
     return Gate(name, value, limit, value >= limit, f"{value:.6g}, at least {limit:g} is needed")
 
 
-def _none_of(name: str, count: int | None, words: str) -> Gate:
-    if count is None:
-        return Gate(name, None, 0.0, True, "does not apply: nothing has been served")
-    return Gate(name, float(count), 0.0, count == 0, f"{count} {words}")
+def _parity(served: ServedParity | None) -> Gate:
+    name = "served_features_match"
+    if served is None:
+        words = f"does not apply: no features were served in the {limits.PARITY_WINDOW_DAYS} days before"
+        return Gate(name, None, 0.0, True, words)
+    words = (
+        f"{served.mismatches} served feature values differ from the warehouse; {served.compared} of {served.decisions} "
+        f"decisions from {served.first:%Y-%m-%d} to {served.last:%Y-%m-%d} were compared"
+    )
+    if served.compared == 0 or served.absent_share > limits.PARITY_ABSENT_SHARE:
+        words += (
+            f", at most {limits.PARITY_ABSENT_SHARE:.0%} may be missing. Ingest those days, then run: "
+            f"fraud materialize monitoring/parity --from {served.first:%Y-%m-%d} --to {served.last:%Y-%m-%d}"
+        )
+        return Gate(name, float(served.mismatches) if served.compared else None, 0.0, False, words)
+    return Gate(name, float(served.mismatches), 0.0, served.mismatches == 0, words)
 
 
 def _improvement(candidate: Evaluation, champion: Evaluation | None, margin: float) -> Gate:

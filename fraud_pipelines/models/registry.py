@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken, RegistryUnavailable, UnknownVersion
 from fraud_pipelines.models.bundle import Bundle
@@ -44,7 +45,8 @@ def open_registry(tracking_url: str, artifacts_url: str) -> "Registry":
     The first use of a new SQLite file creates MLflow's tables, which takes 5 to 13 seconds.
 
     Args:
-        artifacts_url: a folder, or the URL of an object store; used when the experiment is created.
+        artifacts_url: a folder, or the URL of an object store, for new versions. Where it is a folder, versions that
+            were registered elsewhere and are no longer there are looked for in it, too: a home can be moved.
     Raises:
         RegistryUnavailable: the store cannot be reached.
     """
@@ -197,6 +199,7 @@ class Registry:
 
     def _fetch(self, version: str) -> tuple[Path, Bundle]:
         import mlflow.artifacts
+        from mlflow.exceptions import MlflowException
 
         registered = self.version(version)
         if not registered.digest:
@@ -206,11 +209,32 @@ class Registry:
             )
         with self._reaching():
             uri = self._client.get_model_version_download_uri(MODEL_NAME, version)
+            present = self._present_folder(registered.run_id, uri)
+            if present is not None:
+                if not present.is_dir():
+                    raise _bundle_missing(version, str(present))
+                return present, Bundle.load(present, digest=registered.digest)
             try:
                 folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_url))
-            except OSError as error:
-                raise BundleCorrupt(f"The bundle of version {version} is not at {uri}: {error}.") from error
+            except (OSError, MlflowException) as error:
+                if isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise _bundle_missing(version, uri) from error
         return folder, Bundle.load(folder, digest=registered.digest)
+
+    def _present_folder(self, run_id: str, uri: str) -> Path | None:
+        """Where a local artefact of a run is now: as recorded, or under the artefact folder of a home that has moved.
+
+        None where the artefacts are not on this machine's disk.
+        """
+        recorded, ours = _local_path(uri), _local_path(self._artifacts_url)
+        if recorded is None or recorded.exists() or ours is None:
+            return recorded
+        experiment = self._client.get_experiment(self._client.get_run(run_id).info.experiment_id)
+        location = _local_path(experiment.artifact_location)
+        if location is None or not recorded.is_relative_to(location):
+            return recorded
+        return ours / recorded.relative_to(location)
 
     # Plumbing
 
@@ -218,23 +242,33 @@ class Registry:
         for name, value in metrics.items():
             if value is not None:
                 self._client.log_metric(run_id, name, float(value))
+        folder = self._present_folder(run_id, self._client.get_run(run_id).info.artifact_uri) if figures else None
         for file_name, figure in figures.items():
-            self._client.log_figure(run_id, figure, f"figures/{file_name}")
+            if folder is not None:
+                (folder / "figures").mkdir(parents=True, exist_ok=True)
+                figure.savefig(folder / "figures" / file_name)
+            else:
+                self._client.log_figure(run_id, figure, f"figures/{file_name}")
 
     def _find_or_create_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
         location = self._artifacts_url
         if "://" not in location:
             location = Path(location).expanduser().resolve().as_uri()
+        name = EXPERIMENT
+        found = self._client.get_experiment_by_name(name)
+        if found is not None and _local_path(found.artifact_location) not in (None, _local_path(location)):
+            # An experiment's place cannot be changed: in a home that has moved, new runs get one of their own.
+            name = f"{EXPERIMENT} in {location}"
+            found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+            return str(self._client.create_experiment(name, artifact_location=location))
         except MlflowException:
             # Another process created it in between.
-            again = self._client.get_experiment_by_name(EXPERIMENT)
+            again = self._client.get_experiment_by_name(name)
             if again is None:
                 raise
             return str(again.experiment_id)
@@ -269,6 +303,20 @@ def _require_database(url: str) -> None:
         engine.connect().close()
     finally:
         engine.dispose()
+
+
+def _local_path(url: str) -> Path | None:
+    """The path that a plain path or file URL names; None for an object store or a tracking server."""
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url or url.startswith("mlflow-artifacts:") else Path(url).expanduser().resolve()
+
+
+def _bundle_missing(version: str, place: str) -> BundleCorrupt:
+    return BundleCorrupt(
+        f"Version {version} of {MODEL_NAME} is registered, but its bundle is not at {place}. Restore that folder, or set "
+        "FRAUD_ARTIFACTS_URL to where the artefacts are, then run: fraud doctor"
+    )
 
 
 def _unreachable(url: str, problem: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
 
+from fraud_pipelines import limits
 from fraud_pipelines.errors import MissingPartition, SettingInvalid
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -43,7 +44,7 @@ class TimeSplit:
     train_days: int = 56
     validation_days: int = 7
     test_days: int = 14
-    label_delay_days: int = 7
+    label_delay_days: int = limits.LABEL_DELAY_DAYS
     known_card_days: int = 7
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ The rows and the split they were cut by are written in one transaction, so whate
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def feature_span(warehouse: Warehouse) -> tuple[datetime, datetime]:
             return found["first"][0].to_pydatetime(), found["last"][0].to_pydatetime()
     raise MissingPartition(
         f"{tables.TRANSACTION_FEATURES} has no rows, so there is nothing to train on. "
-        "Run: fraud ingest FILE --mapping NAME, then: fraud materialize"
+        "Run: fraud ingest FILE --mapping NAME, then: fraud materialize features"
     )
 
 
@@ -106,7 +106,8 @@ def split_for(
         raise MissingPartition(
             f"{tables.TRANSACTION_FEATURES} end at {last:%Y-%m-%d %H:%M}, before the test window "
             f"{split.test_since:%Y-%m-%d} to {split.test_until:%Y-%m-%d} of a run as of {split.as_of:%Y-%m-%d}. "
-            "Run: fraud materialize for the missing days, or give an earlier --as-of."
+            f"Run: fraud materialize features --from {last:%Y-%m-%d} --to {split.test_until - timedelta(days=1):%Y-%m-%d}, "
+            "or train as of an earlier moment: fraud train --as-of DAY"
         )
     return split
 
@@ -221,7 +222,7 @@ def _require_features(frame: pd.DataFrame) -> None:
         raise MissingPartition(
             f"{len(without)} of {len(frame)} transactions of the training windows, from {first:%Y-%m-%d} to "
             f"{last:%Y-%m-%d}, are not in {tables.TRANSACTION_FEATURES}. "
-            f"Run: fraud materialize --since {first:%Y-%m-%d} --until {last:%Y-%m-%d}"
+            f"Run: fraud materialize features --from {first:%Y-%m-%d} --to {last:%Y-%m-%d}"
         )
 
 
@@ -235,7 +236,7 @@ def _require_rows(frame: pd.DataFrame, split: TimeSplit, unlabelled: dict[str, i
             raise EmptySample(
                 f"The {part} window {since:%Y-%m-%d} to {until:%Y-%m-%d} has no transaction with features and a label "
                 f"known by {split.labels_known_by(part):%Y-%m-%d %H:%M}; {unlabelled[part]} have features and no "
-                "label yet. Ingest labels, materialize features for those days, or give an earlier --as-of."
+                "label yet. Ingest labels, materialize features for those days, or run: fraud train --as-of DAY"
             )
     training = frame.loc[frame["part"] != TEST, "is_fraud"]
     if training.all() or not training.any():

@@ -162,24 +162,6 @@ def drift_page(reference: pd.DataFrame, current: pd.DataFrame, *, features: tupl
     return str(_run(metrics, reference[columns], current[columns]).get_html_str(as_iframe=False))
 
 
-def report_scores(
-    reference: pd.DataFrame, current: pd.DataFrame, columns: tuple[str, ...]
-) -> dict[tuple[str, str], float]:
-    """(column, method) -> score as Evidently's report states it: the second route to `compare_windows`' numbers."""
-    from evidently.metrics import ValueDrift
-
-    metrics = [
-        ValueDrift(column=name, method=method, threshold=limit)
-        for name in columns
-        for method, (limit, _) in METHODS.items()
-    ]
-    snapshot = _run(metrics, sample(reference)[list(columns)], sample(current)[list(columns)])
-    return {
-        (metric["config"]["column"], metric["config"]["method"]): float(metric["value"])
-        for metric in snapshot.dict()["metrics"]
-    }
-
-
 def sample(frame: pd.DataFrame) -> pd.DataFrame:
     """At most `limits.DRIFT_SAMPLE_ROWS` rows of `frame`, the same ones each time, in their order."""
     if len(frame) <= limits.DRIFT_SAMPLE_ROWS:

@@ -1,4 +1,4 @@
-"""Fairness: how the champion's decisions fall on groups of customers, on mature labels.
+"""Fairness: how a model's decisions fall on groups of customers, on mature labels.
 
 Attributes come from raw.customers and reach no feature. Small groups are listed with their counts and no rates.
 """
@@ -44,14 +44,14 @@ def group_rates(
     min_rows: int = limits.FAIRNESS_MIN_ROWS,
     min_frauds: int = limits.FAIRNESS_MIN_FRAUDS,
 ) -> pd.DataFrame:
-    """FAIRNESS rows of one day: one per attribute and group present in `judged`.
+    """FAIRNESS rows of one day and model version: one per attribute and group present in `judged`.
 
     flagged = REVIEW or BLOCK. FPR = flagged genuine / genuine; TPR = flagged frauds / frauds; precision = flagged
     frauds / flagged. Groups below `min_rows` keep their counts and lose every rate; a TPR on fewer than `min_frauds`
     frauds is null.
 
     Args:
-        judged: one row per labelled transaction: `decision`, `is_fraud` and the attributes (null = unknown).
+        judged: one row per labelled transaction that `model_version` scored: `decision`, `is_fraud` and the attributes (null = unknown).
     """
     rows = []
     for attribute in ATTRIBUTES:
@@ -89,7 +89,7 @@ def rate_gaps(rates: pd.DataFrame) -> list[RateGap]:
     """Gap of the false positive rate per attribute with at least two readable, known groups; most certain first.
 
     Args:
-        rates: FAIRNESS rows of one day.
+        rates: FAIRNESS rows of one day and one model version.
     """
     gaps = []
     readable = rates[

@@ -9,8 +9,8 @@ from fraud_pipelines.models.policy import APPROVE, BLOCK
 from fraud_pipelines.monitoring.windows import DAY, MatureWindow
 
 
-def performance_rows(window: MatureWindow, *, model_version: str) -> pd.DataFrame:
-    """PERFORMANCE rows of the day that ends at `window.end`, one per metric.
+def performance_rows(window: MatureWindow) -> pd.DataFrame:
+    """PERFORMANCE rows of one model version on the day that ends at `window.end`, one per metric.
 
     The ranking metrics are those of the evaluation; the others judge the recorded decisions, not thresholds applied
     again. A metric the sample does not define (no labels yet, no frauds) is null, with its row counts beside it, so
@@ -22,7 +22,7 @@ def performance_rows(window: MatureWindow, *, model_version: str) -> pd.DataFram
     rows = pd.DataFrame(
         {
             "day": window.end - DAY,
-            "model_version": model_version,
+            "model_version": window.model_version,
             "metric": list(values),
             "value": list(values.values()),
             "rows": len(labelled),

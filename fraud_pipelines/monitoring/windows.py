@@ -16,7 +16,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class MatureWindow:
-    """Transactions old enough to be judged at `end`, and what was known about them by then.
+    """Transactions that one model version scored, old enough to be judged at `end`, and what was known of them by then.
 
     `labelled` has one row per transaction with `is_fraud` (bool); `unlabelled_rows` counts the ones left out because
     no label had arrived by `end`.
@@ -25,6 +25,7 @@ class MatureWindow:
     since: datetime
     until: datetime
     end: datetime
+    model_version: str
     labelled: pd.DataFrame
     unlabelled_rows: int
 
@@ -49,14 +50,14 @@ def mature_bounds(
 
 
 def scored_with_labels(session: Session, *, since: datetime, until: datetime, known_by: datetime) -> pd.DataFrame:
-    """Scores of transactions in [since, until) beside every label known by `known_by`; input of `mature_window`.
+    """Scores of transactions in [since, until) beside every label known by `known_by`; input of `mature_windows`.
 
     One row per transaction and label arrival (one row with null label where none arrived), ordered by event time.
     Raises:
-        MissingPartition: a day with transactions has no scores.
+        MissingPartition: a day with transactions has no scores, or there is no transaction at all.
     """
     require_scores(session, since=since, until=until)
-    return session.query(
+    scored = session.query(
         "select s.transaction_id, s.event_time, s.model_version, s.fraud_probability, s.decision, "
         "t.card_id, t.customer_id, t.amount_minor, l.known_at, l.is_fraud "
         f"from {tables.SCORES.name} s "
@@ -68,13 +69,22 @@ def scored_with_labels(session: Session, *, since: datetime, until: datetime, kn
         until=until,
         known_by=known_by,
     )
+    if scored.empty:
+        raise MissingPartition(
+            f"{tables.SCORES.name} has no rows in [{since:%Y-%m-%d}, {until:%Y-%m-%d}), so there is nothing to judge. "
+            "Run: fraud ingest FILE --mapping NAME, then: fraud materialize monitoring/scores"
+        )
+    return scored
 
 
 def mature_windows(scored: pd.DataFrame, ends: list[datetime]) -> Iterator[MatureWindow]:
-    """The window of each of `ends`, from one frame of `scored_with_labels` that covers them all.
+    """The window of each of `ends` and model version, from one frame of `scored_with_labels` that covers them all.
 
-    Of several labels of one transaction the latest known by `end` counts; one that arrives later never does.
+    A version that scored only transactions too young to be judged has a window without rows, so that a new champion
+    says openly that nothing of it can be judged yet. Of several labels of one transaction the latest known by `end`
+    counts; one that arrives later never does.
     """
+    versions = scored["model_version"].to_numpy(object)
     times = scored["event_time"].to_numpy("datetime64[us]")
     known_at = scored["known_at"].to_numpy("datetime64[us]")
     transaction = scored["transaction_id"].to_numpy(object)
@@ -86,13 +96,15 @@ def mature_windows(scored: pd.DataFrame, ends: list[datetime]) -> Iterator[Matur
         replaced_at[:-1] = np.where(~is_first[1:], known_at[1:], replaced_at[:-1])
     for end in ends:
         since, until = mature_bounds(end)
-        first, last = np.searchsorted(times, np.array([since, until], dtype="datetime64[us]"))
+        first, last, present = np.searchsorted(times, np.array([since, until, end], dtype="datetime64[us]"))
         moment = np.datetime64(end, "us")
         in_force = (known_at[first:last] <= moment) & (moment < replaced_at[first:last])
-        labelled = scored.iloc[first:last][in_force].copy()
-        labelled["is_fraud"] = labelled["is_fraud"].astype(bool)
-        rows = int(is_first[first:last].sum())
-        yield MatureWindow(since, until, end, labelled.reset_index(drop=True), rows - len(labelled))
+        for version in dict.fromkeys(versions[first:present]):
+            is_own = versions[first:last] == version
+            labelled = scored.iloc[first:last][in_force & is_own].copy()
+            labelled["is_fraud"] = labelled["is_fraud"].astype(bool)
+            rows = int((is_first[first:last] & is_own).sum())
+            yield MatureWindow(since, until, end, version, labelled.reset_index(drop=True), rows - len(labelled))
 
 
 def trailing_features(session: Session, names: tuple[str, ...], *, since: datetime, until: datetime) -> pd.DataFrame:

@@ -32,9 +32,11 @@ class OnlineStore(Protocol):
         """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
 
     def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime) -> None:
-        """Replace everything before `as_of` in one transaction by the warehouse's rows; readers see old or new.
+        """Replace what the warehouse said before `as_of` in one transaction by its rows now; readers see old or new.
 
-        What was recorded with a time at or after `as_of` stays, because the warehouse cannot have it yet.
+        What was recorded by `record_transaction` and `record_label` stays until the warehouse holds it too, or no
+        window can reach it: a payment that was scored counts, whether or not a source has delivered it yet. From then
+        on the warehouse's row is the one that counts. What has a time at or after `as_of` stays in any case.
 
         Args:
             transactions: transaction_id, event_time, card_id, merchant_id, amount_minor; others are ignored.

@@ -24,14 +24,15 @@ _TABLES = """
 create schema if not exists online_store;
 create table if not exists online_store.transactions (
     transaction_id text primary key, event_time_us bigint not null, card_id text not null,
-    merchant_id text not null, amount_minor bigint not null);
+    merchant_id text not null, amount_minor bigint not null, from_warehouse integer not null);
 create index if not exists transactions_of_card
     on online_store.transactions (card_id, event_time_us) include (amount_minor);
 create index if not exists transactions_of_merchant
     on online_store.transactions (merchant_id, event_time_us) include (amount_minor);
 create table if not exists online_store.label_arrivals (
     transaction_id text not null, known_at_us bigint not null, counts_from_us bigint not null, card_id text not null,
-    merchant_id text not null, is_fraud integer not null, primary key (transaction_id, known_at_us));
+    merchant_id text not null, is_fraud integer not null, from_warehouse integer not null,
+    primary key (transaction_id, known_at_us));
 create index if not exists labels_of_card on online_store.label_arrivals (card_id, counts_from_us) include (is_fraud);
 create index if not exists labels_of_merchant
     on online_store.label_arrivals (merchant_id, counts_from_us) include (is_fraud);
@@ -41,8 +42,13 @@ create table if not exists online_store.state (
 _HISTORY = state.history_statement("online_store.", "%s")
 _T = ", ".join(state.TRANSACTION_COLUMNS)
 _L = ", ".join(state.LABEL_COLUMNS)
-_INSERT_TRANSACTION = f"insert into online_store.transactions ({_T}) values (%s, %s, %s, %s, %s) on conflict do nothing"
-_INSERT_LABEL = f"insert into online_store.label_arrivals ({_L}) values (%s, %s, %s, %s, %s, %s) on conflict do nothing"
+_INSERT_TRANSACTION = (
+    f"insert into online_store.transactions ({_T}, from_warehouse) values (%s, %s, %s, %s, %s, 0) on conflict do nothing"
+)
+_INSERT_LABEL = (
+    f"insert into online_store.label_arrivals ({_L}, from_warehouse) values (%s, %s, %s, %s, %s, %s, 0) "
+    "on conflict do nothing"
+)
 
 
 class PostgresOnlineStore:
@@ -102,12 +108,22 @@ class PostgresOnlineStore:
             cursor.execute(
                 "lock table online_store.transactions, online_store.label_arrivals in share row exclusive mode"
             )
-            cursor.execute("delete from online_store.transactions where event_time_us < %s", (as_of_us,))
-            cursor.execute("delete from online_store.label_arrivals where counts_from_us < %s", (as_of_us,))
-            for table, columns in (("transactions", _T), ("label_arrivals", _L)):
+            horizon = as_of_us - self._retention.keep_us
+            for table, time, columns, key in (
+                ("transactions", "event_time_us", _T, "transaction_id"),
+                ("label_arrivals", "counts_from_us", _L, "transaction_id, known_at_us"),
+            ):
                 cursor.execute(
-                    f"insert into online_store.{table} ({columns}) select {columns} from new_{table} "
-                    "on conflict do nothing"
+                    f"delete from online_store.{table} where {time} < %s and (from_warehouse = 1 or {time} <= %s)",
+                    (as_of_us, horizon),
+                )
+                # The warehouse's row takes the place of the one that serving recorded.
+                cursor.execute(
+                    f"delete from online_store.{table} where ({key}) in (select {key} from new_{table})"
+                )
+                cursor.execute(
+                    f"insert into online_store.{table} ({columns}, from_warehouse) select {columns}, 1 "
+                    f"from new_{table} on conflict do nothing"
                 )
             cursor.execute("update online_store.state set as_of_us = %s", (as_of_us,))
 
@@ -165,7 +181,9 @@ class PostgresOnlineStore:
 
 
 def _copy(cursor: Any, table: str, columns: str, rows: Sequence[tuple]) -> None:
-    cursor.execute(f"create temporary table new_{table} (like online_store.{table}) on commit drop")
+    cursor.execute(
+        f"create temporary table new_{table} on commit drop as select {columns} from online_store.{table} with no data"
+    )
     text = io.StringIO()
     # Quoted, because an unquoted empty text would arrive as null.
     csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)

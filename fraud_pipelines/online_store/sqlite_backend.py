@@ -25,12 +25,13 @@ BUSY_SECONDS = 30.0
 _TABLES = """
 create table if not exists transactions (
     transaction_id text primary key, event_time_us integer not null, card_id text not null,
-    merchant_id text not null, amount_minor integer not null) without rowid;
+    merchant_id text not null, amount_minor integer not null, from_warehouse integer not null) without rowid;
 create index if not exists transactions_of_card on transactions (card_id, event_time_us, amount_minor);
 create index if not exists transactions_of_merchant on transactions (merchant_id, event_time_us, amount_minor);
 create table if not exists label_arrivals (
     transaction_id text not null, known_at_us integer not null, counts_from_us integer not null, card_id text not null,
-    merchant_id text not null, is_fraud integer not null, primary key (transaction_id, known_at_us)) without rowid;
+    merchant_id text not null, is_fraud integer not null, from_warehouse integer not null,
+    primary key (transaction_id, known_at_us)) without rowid;
 create index if not exists labels_of_card on label_arrivals (card_id, counts_from_us, is_fraud);
 create index if not exists labels_of_merchant on label_arrivals (merchant_id, counts_from_us, is_fraud);
 create table if not exists state (only_row integer primary key check (only_row = 1), as_of_us integer);
@@ -39,8 +40,15 @@ _DROPS = "drop table if exists transactions; drop table if exists label_arrivals
 _HISTORY = state.history_statement("", "?")
 _T = ", ".join(state.TRANSACTION_COLUMNS)
 _L = ", ".join(state.LABEL_COLUMNS)
-_INSERT_TRANSACTION = f"insert into transactions ({_T}) values (?, ?, ?, ?, ?) on conflict do nothing"
-_INSERT_LABEL = f"insert into label_arrivals ({_L}) values (?, ?, ?, ?, ?, ?) on conflict do nothing"
+_INSERT_TRANSACTION = (
+    f"insert into transactions ({_T}, from_warehouse) values (?, ?, ?, ?, ?, 0) on conflict do nothing"
+)
+_INSERT_LABEL = (
+    f"insert into label_arrivals ({_L}, from_warehouse) values (?, ?, ?, ?, ?, ?, 0) on conflict do nothing"
+)
+# The warehouse's row takes the place of the one that serving recorded.
+_REPLACE_TRANSACTION = f"insert or replace into transactions ({_T}, from_warehouse) values (?, ?, ?, ?, ?, 1)"
+_REPLACE_LABEL = f"insert or replace into label_arrivals ({_L}, from_warehouse) values (?, ?, ?, ?, ?, ?, 1)"
 
 
 class SqliteOnlineStore:
@@ -94,10 +102,13 @@ class SqliteOnlineStore:
         new_transactions = state.transaction_rows(transactions, self._retention, as_of_us)
         new_labels = state.label_rows(labels, self._retention, as_of_us)
         with self._writing() as connection:
-            connection.execute("delete from transactions where event_time_us < ?", (as_of_us,))
-            connection.execute("delete from label_arrivals where counts_from_us < ?", (as_of_us,))
-            connection.executemany(_INSERT_TRANSACTION, new_transactions)
-            connection.executemany(_INSERT_LABEL, new_labels)
+            horizon = as_of_us - self._retention.keep_us
+            for table, time in (("transactions", "event_time_us"), ("label_arrivals", "counts_from_us")):
+                connection.execute(
+                    f"delete from {table} where {time} < ? and (from_warehouse = 1 or {time} <= ?)", (as_of_us, horizon)
+                )
+            connection.executemany(_REPLACE_TRANSACTION, new_transactions)
+            connection.executemany(_REPLACE_LABEL, new_labels)
             connection.execute("insert or replace into state (only_row, as_of_us) values (1, ?)", (as_of_us,))
 
     def as_of(self) -> datetime | None:

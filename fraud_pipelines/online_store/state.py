@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised with every change of the tables; a store of another layout is emptied when opened, and rebuilt.
-LAYOUT = 1
+LAYOUT = 2
 
 _EPOCH = datetime(1970, 1, 1)
 _DAY_US = 86_400_000_000
@@ -24,6 +24,7 @@ LATENESS_US = 2 * _DAY_US
 # How far past the last rebuild an event may move the horizon: one event with a wrong year must not empty a card.
 HORIZON_LEAD_US = 2 * _DAY_US
 
+# Beside these columns every row has `from_warehouse`: 1 when a rebuild brought it, 0 when only serving recorded it.
 TRANSACTION_COLUMNS = ("transaction_id", "event_time_us", "card_id", "merchant_id", "amount_minor")
 LABEL_COLUMNS = ("transaction_id", "known_at_us", "counts_from_us", "card_id", "merchant_id", "is_fraud")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from fraud_pipelines import tables
 from fraud_pipelines.errors import EmptySample
+from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.online_store.state import Retention
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def end_of_data(warehouse: Warehouse) -> datetime:
-    """Midnight after the last transaction, naive UTC.
+    """A microsecond after the last transaction, naive UTC: the warehouse says nothing about any later moment.
 
     Raises:
         EmptySample: the warehouse has no transaction.
@@ -25,7 +27,7 @@ def end_of_data(warehouse: Warehouse) -> datetime:
     last = warehouse.query_arrow(f"select max(event_time) as last from {tables.TRANSACTIONS.name}")["last"][0].as_py()
     if last is None:
         raise EmptySample(f"{tables.TRANSACTIONS.name} has no rows. Run: fraud ingest FILE --mapping NAME")
-    return datetime(last.year, last.month, last.day) + timedelta(days=1)
+    return last + timedelta(microseconds=1)
 
 
 def read_state(warehouse: Warehouse, spec: FeatureSpec, as_of: datetime) -> tuple[pa.Table, pa.Table]:
@@ -34,13 +36,14 @@ def read_state(warehouse: Warehouse, spec: FeatureSpec, as_of: datetime) -> tupl
     A label's transaction may be older than any window; its card and merchant come from the whole history.
 
     Returns:
-        The two tables that OnlineStore.rebuild expects.
+        The two tables that OnlineStore.rebuild expects, ordered by time and transaction.
     """
     since = as_of - timedelta(microseconds=Retention(spec).keep_us)
     with warehouse.session() as session:
         transactions = session.query_arrow(
             "select transaction_id, event_time, card_id, merchant_id, amount_minor "
-            f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until",
+            f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until "
+            "order by event_time, transaction_id",
             since=since,
             until=as_of,
         )
@@ -48,8 +51,15 @@ def read_state(warehouse: Warehouse, spec: FeatureSpec, as_of: datetime) -> tupl
             "select l.transaction_id, t.event_time, l.known_at, l.is_fraud, t.card_id, t.merchant_id "
             f"from {tables.LABELS.name} l join {tables.TRANSACTIONS.name} t on t.transaction_id = l.transaction_id "
             # A label counts from a microsecond after its event at the earliest, whatever known_at says.
-            "where (l.known_at >= :since or l.event_time >= :since) and l.known_at < :until",
+            "where (l.known_at >= :since or l.event_time >= :since) and l.known_at < :until "
+            "order by l.known_at, l.transaction_id",
             since=since,
             until=as_of,
         )
     return transactions, labels
+
+
+def hash_state(transactions: pa.Table, labels: pa.Table) -> str:
+    """SHA-256 over the hashes of the two tables of `read_state`; the same warehouse and moment give the same again."""
+    hashes = [hash_rows(table.to_pandas()) for table in (transactions, labels)]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -12,7 +12,8 @@ def failing_blocking_checks(instance: dg.DagsterInstance, keys: Iterable[dg.Asse
     """Blocking checks of these assets whose latest result is a failure, as `asset/key:check`, sorted.
 
     A check that blocks stops its own run; this also sees the failure of an earlier run, such as an ingestion's, whose
-    rows a later training would use.
+    rows a later training would use. Only until the check passes again, perhaps on other days: all the days a model is
+    trained on are judged by the training set's own check, `the_days_trained_on_are_sound`.
     """
     # The event log and not the job's graph: a job knows only the checks it runs itself. The public reader of check
     # results wants the names first (Dagster 1.13).

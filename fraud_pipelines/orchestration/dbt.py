@@ -165,8 +165,12 @@ def _events(
                 metadata |= _evidence(window, settings)
             yield dg.Output(None, context.assets_def.get_output_name_for_asset_key(key), metadata=metadata)
         elif kind == "test":
-            attached = _tested_key(item.node, translator, context)
-            if attached is not None:
+            if status == "skipped":  # its model was not built, which is the failure to report
+                continue
+            attached = _tested_key(item.node, context)
+            if attached is None and status not in ("pass", "warn"):
+                failures.append(f"test {item.node.name} for {window}: {item.message}")
+            elif attached is not None:
                 yield dg.AssetCheckResult(
                     check_name=item.node.name,
                     asset_key=attached,
@@ -178,8 +182,6 @@ def _events(
         raise dg.Failure("dbt could not build " + "; ".join(failures), allow_retries=False)
 
 
-def _tested_key(node: Any, translator: StageTranslator, context: dg.AssetExecutionContext) -> dg.AssetKey | None:
-    """The asset a test is declared on, where this run declared that check."""
-    names = {(spec.name, spec.asset_key) for spec in context.assets_def.check_specs}
-    matches = [key for name, key in names if name == node.name]
-    return matches[0] if matches else None
+def _tested_key(node: Any, context: dg.AssetExecutionContext) -> dg.AssetKey | None:
+    """The asset whose check a dbt test is; None for a test that is no check of any."""
+    return next((spec.asset_key for spec in context.assets_def.check_specs if spec.name == node.name), None)

@@ -1,10 +1,15 @@
-"""From Dagster's event log to evidence: which run made the rows a number comes from, with which code."""
+"""From Dagster's event log to evidence: which run made the rows a number comes from, with which code.
+
+No `from __future__ import annotations` here: Dagster reads the fields of configurations at run time.
+"""
 
 import hashlib
 from functools import cache
 
 import dagster as dg
+from pydantic import Field
 
+from fraud_pipelines.compliance.facts import LINEAGE
 from fraud_pipelines.evidence import Evidence, code_version
 from fraud_pipelines.settings import PROJECT_ROOT
 
@@ -18,6 +23,16 @@ STAGE_SOURCES = {
     "compliance": ("fraud_pipelines/compliance", "assets/compliance"),
     "operations": ("fraud_pipelines/online_store", "assets/operations"),
 }
+
+
+class DocumentConfig(dg.Config):
+    """Moment of a document."""
+
+    as_of: str | None = Field(
+        None,
+        description="ISO time, UTC; only what was known by then is printed, about the champion of then. "
+        "Default: end of the last day of data.",
+    )
 
 
 @cache
@@ -51,3 +66,9 @@ def latest_evidence(context: dg.AssetExecutionContext, *keys: dg.AssetKey) -> di
             data_hash=str(data_hash.value) if data_hash is not None else None,
         )
     return found
+
+
+def lineage_evidence(context: dg.AssetExecutionContext) -> dict[str, Evidence]:
+    """`latest_evidence` of the assets that documents speak about, by name such as "monitoring/drift"."""
+    known = latest_evidence(context, *(dg.AssetKey(name.split("/")) for name in LINEAGE))
+    return {evidence.asset: evidence for evidence in known.values()}

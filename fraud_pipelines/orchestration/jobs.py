@@ -23,10 +23,10 @@ ingest_job = dg.define_asset_job(
 daily_job = dg.define_asset_job(
     "daily_job",
     selection=dg.AssetSelection.assets(
-        *FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY
+        *FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY, keys.ONLINE_STATE
     ),
     partitions_def=daily_partitions,
-    description="A day's features, scores, drift, performance, fairness and parity.",
+    description="A day's features, scores, drift, performance, fairness, parity; its labels reach the online store.",
 )
 
 retrain_job = dg.define_asset_job(

@@ -42,7 +42,10 @@ def first_partition_day(settings: Settings) -> date:
     return settings.start_date or open_ledger(settings.ledger_url).first_ingested_day() or EARLIEST_DAY
 
 
-daily_partitions = dg.DailyPartitionsDefinition(start_date=first_partition_day(load_settings()).isoformat())
+# The day that has begun is a partition, too: its first files may come before it ends. The daily run takes the last
+daily_partitions = dg.DailyPartitionsDefinition(
+    start_date=first_partition_day(load_settings()).isoformat(), end_offset=1
+)
 
 
 def window_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Window:

@@ -77,7 +77,7 @@ def run_job(
     """
     from fraud_pipelines.definitions import defs
 
-    logging.getLogger("dagster").setLevel(logging.ERROR)
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
     job = defs.resolve_job_def(name) if name else defs.resolve_implicit_global_asset_job_def()
     tags = {"fraud/started_by": "cli"}
     if window is not None:
@@ -87,12 +87,15 @@ def run_job(
             "dagster/asset_partition_range_end": window.last_key,
         }
     run_id = str(uuid.uuid4())
-    config = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}} | (run_config or {})
+    # What a step raises reaches the caller: Dagster need not print it, too.
+    config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}} | (run_config or {})
     with open_instance(settings) as instance, _watched(instance, run_id, on_step):
         try:
             result = job.execute_in_process(
                 run_config=config, instance=instance, asset_selection=assets, run_id=run_id, tags=tags
             )
+        except dg.Failure as error:
+            raise PermanentError(str(error.description)) from error
         except DagsterAssetCheckFailedError as error:
             raise PermanentError(f"A blocking check failed, so nothing downstream ran. {error}") from error
     metadata: dict[dg.AssetKey, dict[str, Any]] = {}

@@ -41,13 +41,22 @@ class Cleaned:
 
 
 class Cleaner:
-    """Holds the batches of one file against the contract. Use it in a `with`: it owns a DuckDB in memory."""
+    """Holds the batches of one file against the contract. Use it in a `with`: it owns a DuckDB in memory.
+
+    Rows in another currency than `currency` are set aside; None takes any whose amounts have two decimals.
+    """
 
     def __init__(
-        self, mapping: Mapping, columns: Columns, file_name: str, token_key: bytes, bounds: TimeBounds
+        self,
+        mapping: Mapping,
+        columns: Columns,
+        file_name: str,
+        token_key: bytes,
+        bounds: TimeBounds,
+        currency: str | None = None,
     ) -> None:
         self._mapping, self._columns, self._file_name = mapping, columns.positional(), file_name
-        self._token_key, self._bounds = token_key, bounds
+        self._token_key, self._bounds, self._currency = token_key, bounds, currency
         self._connection = duckdb.connect()
         self._connection.execute(f"set TimeZone = {sql.literal(mapping.timezone)}")
 
@@ -63,9 +72,8 @@ class Cleaner:
         types = {field.name: field.type for field in source.schema}
         texts = list(source_texts(self._mapping, self._columns, types))
         self._connection.register("batch", source.append_column("source_row", batch.row_numbers))
-        self._connection.execute(
-            f"create or replace temp table staged as {staging_query(self._mapping, self._columns, types, self._bounds)}"
-        )
+        staging = staging_query(self._mapping, self._columns, types, self._bounds, self._currency)
+        self._connection.execute(f"create or replace temp table staged as {staging}")
         strays = self._stray_card_numbers(texts, types)
         self._connection.register("strays", pa.table({"source_row": pa.array(list(strays), pa.int64())}))
         broken_when = "(reasons <> '' or source_row in (select source_row from strays))"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fraud_pipelines import limits
 from fraud_pipelines.errors import SourceInvalid
 from fraud_pipelines.raw import expressions as sql
-from fraud_pipelines.raw.currencies import EXPONENTS
+from fraud_pipelines.raw.currencies import EXPONENTS, MINOR_DIGITS
 from fraud_pipelines.raw.mapping import COORDINATES, IDENTIFIERS, LABEL_SOURCES, REQUIRED, Mapping, TimeColumn
 
 CHANNELS = ("pos", "online", "atm")
@@ -55,10 +55,11 @@ class Columns:
         times = [time.column for time in (self.event_time, self.known_at) if time]
         return list(dict.fromkeys([*self.theirs.values(), *times]))
 
-    def times_only(self) -> "Columns":
-        """What a scan of days needs: the times, and the label as it decides whether there is one to be known."""
-        label = {name: column for name, column in self.theirs.items() if name == "label"}
-        return Columns(label, self.event_time, self.known_at)
+    def scanned(self) -> "Columns":
+        """What a scan of days needs: the times, the label as it decides whether there is one to be known, and the
+        currency, of which the whole source has one."""
+        narrow = {name: column for name, column in self.theirs.items() if name in ("label", "currency")}
+        return Columns(narrow, self.event_time, self.known_at)
 
     def positional(self) -> "Columns":
         """The same with column_0, column_1 ... in the order of `all`: names that collide with nothing, in any case."""
@@ -129,9 +130,15 @@ def source_texts(mapping: Mapping, columns: Columns, types: dict[str, pa.DataTyp
     return texts
 
 
-def staging_query(mapping: Mapping, columns: Columns, types: dict[str, pa.DataType], bounds: TimeBounds) -> str:
-    """One row per row of `batch`: <name>_text for each text, the parsed values, and `reasons` ('' when good)."""
+def staging_query(
+    mapping: Mapping, columns: Columns, types: dict[str, pa.DataType], bounds: TimeBounds, currency: str | None
+) -> str:
+    """One row per row of `batch`: <name>_text for each text, the parsed values, and `reasons` ('' when good).
+
+    `currency` is the only one taken; None takes any with two decimals.
+    """
     texts = source_texts(mapping, columns, types)
+    reasons = sql.joined_reasons(_reasons(mapping, columns, types, texts, bounds, currency))
     selected = [f"{expression} as {name}_text" for name, expression in texts.items()]
     selected += [
         f"{_event_time(mapping, columns, types)} as event_time",
@@ -140,21 +147,22 @@ def staging_query(mapping: Mapping, columns: Columns, types: dict[str, pa.DataTy
     return f"""
         with source as (select source_row, {", ".join(selected)} from batch),
         parsed as (select *, {", ".join(_parsed(mapping, columns, texts))} from source)
-        select *, {sql.joined_reasons(_reasons(mapping, columns, types, texts, bounds))} as reasons from parsed
+        select *, {reasons} as reasons from parsed
     """
 
 
 def scan_query(mapping: Mapping, columns: Columns, types: dict[str, pa.DataType]) -> str:
-    """event_time and known_at of each row of `batch`, null where they cannot be read or there is no label."""
+    """event_time, known_at and currency of each row of `batch`, null where they cannot be read or there is no label."""
+    currency = source_texts(mapping, columns, types).get("currency", "null")
     label = (
         f"{sql.text(columns.theirs['label'], types[columns.theirs['label']])} is not null" if mapping.label else "false"
     )
     return f"""
         with source as (
-            select {label} as has_label, {_event_time(mapping, columns, types)} as event_time,
-                {_given(mapping, columns, types)} as given_at
+            select {label} as has_label, upper({currency}) as currency,
+                {_event_time(mapping, columns, types)} as event_time, {_given(mapping, columns, types)} as given_at
             from batch)
-        select event_time, case when has_label then {_known_at(mapping)} end as known_at from source
+        select event_time, case when has_label then {_known_at(mapping)} end as known_at, currency from source
     """
 
 
@@ -181,16 +189,17 @@ def _parsed(mapping: Mapping, columns: Columns, texts: dict[str, str]) -> list[s
         value = expression.replace("@", f"{name}_text") if name in texts else "null"
         return f"cast({value} as {type_}) as {name if name != 'label' else 'is_fraud'}"
 
-    scales = " ".join(
-        f"when upper(currency_text) in ({', '.join(sql.literal(c) for c, e in EXPONENTS.items() if e == exponent)}) "
-        f"then {10**exponent if mapping.amount_unit == 'major' else 1}"
-        for exponent in sorted(set(EXPONENTS.values()), key=lambda e: abs(e - 2))
+    decimals = " ".join(
+        f"when upper(currency_text) in ({', '.join(sql.literal(c) for c, e in EXPONENTS.items() if e == digits)}) "
+        f"then {digits}"
+        for digits in sorted(set(EXPONENTS.values()), key=lambda e: abs(e - MINOR_DIGITS))
     )
+    scale = 10**MINOR_DIGITS if mapping.amount_unit == "major" else 1
     label_source = mapping.label.source if mapping.label else "file"
     return [
         of("currency", "upper(@)"),
-        f"cast(case {scales} end as decimal(4, 0)) as scale",
-        "round(try_cast(amount_text as decimal(24, 9)) * scale) as exact_amount",
+        f"case {decimals} end as decimals",
+        f"round(try_cast(amount_text as decimal(24, 9)) * cast({scale} as decimal(4, 0))) as exact_amount",
         of("customer_id", "@"), of("category", "@"), of("device_id", "@"),
         of("channel", "lower(@)"), of("country", "upper(@)"),
         *(of(name, "try_cast(@ as double)", "double") for name in COORDINATES),
@@ -213,7 +222,12 @@ def age_band_sql(birth_date: str, moment: str) -> str:
 
 
 def _reasons(
-    mapping: Mapping, columns: Columns, types: dict[str, pa.DataType], texts: dict[str, str], bounds: TimeBounds
+    mapping: Mapping,
+    columns: Columns,
+    types: dict[str, pa.DataType],
+    texts: dict[str, str],
+    bounds: TimeBounds,
+    currency: str | None,
 ) -> list[str]:
     """SQL of each rule: null when it holds, else what was expected and what was found."""
     within = f"a time from {bounds.since:%Y-%m-%d} to {bounds.until:%Y-%m-%d}"
@@ -226,10 +240,20 @@ def _reasons(
         _rule("event_time", f"event_time is null or event_time < {since} or event_time >= {until}", within),
         _rule(
             "amount",
-            f"scale is not null and (exact_amount is null or exact_amount not between 0 and {largest_amount})",
+            f"decimals = {MINOR_DIGITS} and (exact_amount is null or exact_amount not between 0 and {largest_amount})",
             f"a number from 0 to {largest_amount} minor units",
         ),
-        _rule("currency", "scale is null", "an ISO 4217 code"),
+        _rule("currency", "decimals is null", "an ISO 4217 code"),
+        # Features do not know the currency: 1,000 JPY would count as 10 units, 100 USD as 100 EUR.
+        _rule(
+            "currency",
+            f"decimals is not null and currency <> {sql.literal(currency)}"
+            if currency
+            else f"decimals <> {MINOR_DIGITS}",
+            f"{currency}, the currency of the warehouse; convert amounts before ingesting"
+            if currency
+            else f"one with {MINOR_DIGITS} decimals; convert amounts before ingesting",
+        ),
     ]
     if "channel" in texts:
         rules.append(_rule("channel", f"channel not in {CHANNELS}", " or ".join(CHANNELS)))

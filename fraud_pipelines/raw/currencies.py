@@ -23,6 +23,10 @@ EXPONENTS: dict[str, int] = {
     **dict.fromkeys(_THREE_DECIMALS.split(), 3),
 }
 
+# Amounts become features without their currency, one unit being 100 minor units: no other currency is taken.
+MINOR_DIGITS = 2
+USABLE = frozenset(code for code, digits in EXPONENTS.items() if digits == MINOR_DIGITS)
+
 
 def minor_digits(currency: str) -> int:
     """Decimals of a currency's amounts: 2 for EUR, 0 for JPY, 3 for KWD.

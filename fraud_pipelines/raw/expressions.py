@@ -117,9 +117,9 @@ def translated(words: str, meanings: dict[str, str]) -> str:
 def shortened(words: str) -> str:
     """SQL of a text in quotation marks, at most 60 characters: what a reason says was found.
 
-    Where it is cut, digits at the cut go too: half a card number could no longer be recognised and masked.
+    Where it is cut, digits and separators at the cut go too: half a card number could no longer be recognised.
     """
-    cut = f"regexp_replace(left({words}, 60), '[0-9 -]+$', '') || '...'"
+    cut = f"regexp_replace(left({words}, 60), '[^A-Za-z]+$', '') || '...'"
     return f"'''' || case when length({words}) > 60 then {cut} else {words} end || ''''"
 
 

@@ -5,9 +5,10 @@ mapping's name, so the same file again finds every row already there and changes
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import duckdb
@@ -21,6 +22,7 @@ from fraud_pipelines.ledger import Ingestion, Ledger
 from fraud_pipelines.raw import expressions as sql
 from fraud_pipelines.raw.cleaning import Cleaned, Cleaner
 from fraud_pipelines.raw.contract import Columns, TimeBounds, resolve, scan_query
+from fraud_pipelines.raw.currencies import USABLE
 from fraud_pipelines.raw.customers import customers_of_file, customers_of_rows
 from fraud_pipelines.raw.mapping import Mapping, load_mapping
 from fraud_pipelines.raw.quarantine import QUARANTINE_SCHEMA
@@ -48,18 +50,24 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Span:
-    """What a scan of a source's times found. Days are of good times only, UTC, both inclusive."""
+    """What a scan of a source's times and currencies found. Days are of good times only, UTC, both inclusive."""
 
     rows: int
     bounds: TimeBounds
     first_event: datetime
     last_event: datetime
     last_known: datetime
+    events: np.ndarray  # good times in order of the source, int64 microseconds since 1970, shape (n,)
+    currency: str | None  # most frequent usable one; None when there is none
 
     @property
     def days(self) -> tuple[date, date]:
         """First and last day that the source's transactions and labels touch."""
         return self.first_event.date(), max(self.last_event, self.last_known).date()
+
+    def rows_after(self, day: date) -> int:
+        """Rows with a good time after the end of `day`."""
+        return int((self.events >= _instant(datetime.combine(day + timedelta(days=1), time.min))).sum())
 
 
 def days_in(path: str | Path, mapping: str | Path | Mapping) -> tuple[date, date]:
@@ -97,7 +105,8 @@ def ingest(
     """Load a source; rows whose key is known stay as they are, rows that break the contract go to quarantine.
 
     Of two rows with one transaction_id the first stays: an identical one is a duplicate, a different one is
-    quarantined.
+    quarantined. So are rows in another currency than the warehouse holds; an empty one takes the source's most
+    frequent.
 
     Args:
         within: first and last day (inclusive) its transactions may have, where the caller answers for certain days;
@@ -110,20 +119,17 @@ def ingest(
     chosen = mapping if isinstance(mapping, Mapping) else load_mapping(mapping)
     resolved = _resolved(path, chosen)
     span = _scan(resolved, chosen, path)
-    if within and not (within[0] <= span.first_event.date() and span.last_event.date() <= within[1]):
-        raise SourceInvalid(
-            f"{path}: expected transactions from {within[0]} to {within[1]}, found "
-            f"{span.first_event:%Y-%m-%d} to {span.last_event:%Y-%m-%d}. Choose these partitions, "
-            f"or run: fraud ingest {path} --mapping {chosen.name}"
-        )
+    if within:
+        _require_within(span, within, f"fraud ingest {path} --mapping {chosen.name}", path)
     customer_file = _customer_file(path, chosen)
     content = content_hash([file for file, _ in resolved] + ([customer_file] if customer_file else []))
     load = _Load(chosen.name, ingestion_id_of(content, chosen.name))
     read = 0
     with warehouse.session() as session:
         session.execute("delete from raw.quarantine where ingestion_id = :id", id=load.ingestion_id)
+        currency = _currency_held(session) or span.currency
         for file, columns in resolved:
-            with Cleaner(chosen, columns, file.name, token_key, span.bounds) as cleaner:
+            with Cleaner(chosen, columns, file.name, token_key, span.bounds, currency) as cleaner:
                 for batch in read_batches(file, columns.all):
                     load.add(session, cleaner.clean(batch), file.name)
                     read += batch.rows.num_rows + len(batch.malformed)
@@ -211,20 +217,50 @@ def _customer_file(path: Path, mapping: Mapping) -> SourceFile | None:
     return SourceFile(file, mapping.customers.file) if file.is_file() else None
 
 
+def _require_within(span: Span, within: tuple[date, date], command: str, path: Path) -> None:
+    first, last = span.first_event.date(), span.last_event.date()
+    if within[0] <= first and last <= within[1]:
+        return
+    found = f"{path}: expected transactions from {within[0]} to {within[1]}, found {first} to {last}."
+    # A day that has not ended has no partition: choosing others or trying again now would end here again.
+    unfinished = max(within[1] + timedelta(days=1), datetime.now(UTC).date())
+    if within[0] <= first and last >= unfinished:
+        raise SourceInvalid(
+            f"{found} {span.rows_after(unfinished - timedelta(days=1))} rows are of days that have not ended yet "
+            f"({unfinished} or later, UTC); a day is ingested when it is over. Leave these rows out, or run on "
+            f"{last + timedelta(days=1)} or later: {command}"
+        )
+    raise SourceInvalid(f"{found} Choose these partitions, or run: {command}")
+
+
+def _currency_held(session: Session) -> str | None:
+    """The currency of raw.transactions, None while it is empty; of several, from before there was a rule, the most
+    frequent."""
+    held = session.query(
+        "select currency from raw.transactions group by currency order by count(*) desc, currency limit 1"
+    )
+    return None if held.empty else str(held["currency"].iloc[0])
+
+
 def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Path) -> Span:
-    """Times of every row, read on their own: the span of days, and how far from the median a time may lie."""
+    """Times and currency of every row, read on their own: the span of days, how far from the median a time may lie, and
+    what amounts are in."""
     events, known = [], []
+    currencies: Counter[str] = Counter()
     rows = 0
     with duckdb.connect() as connection:
         connection.execute(f"set TimeZone = {sql.literal(mapping.timezone)}")
         for file, columns in resolved:
-            narrow = columns.times_only()
+            narrow = columns.scanned()
             for batch in read_batches(file, narrow.all):
                 rows += batch.rows.num_rows + len(batch.malformed)
                 source = sql.readable(batch.rows.rename_columns(narrow.positional().all))
                 types = {field.name: field.type for field in source.schema}
                 connection.register("batch", source)
                 times = connection.sql(scan_query(mapping, narrow.positional(), types)).to_arrow_table()
+                timed = times["currency"].filter(pc.is_valid(times["event_time"]))
+                for item in timed.value_counts().to_pylist():
+                    currencies[item["values"]] += item["counts"]
                 events.append(_microseconds(times["event_time"]))
                 known.append(_microseconds(times["known_at"]))
     if not rows:
@@ -250,7 +286,8 @@ def _scan(resolved: list[tuple[SourceFile, Columns]], mapping: Mapping, path: Pa
     good_known = all_known[(all_known >= lowest) & (all_known < highest)]
     last_event = _moment(int(good.max()))
     last_known = _moment(int(good_known.max())) if len(good_known) else last_event
-    return Span(rows, bounds, _moment(int(good.min())), last_event, last_known)
+    usable = [currency for currency, _ in currencies.most_common() if currency in USABLE]
+    return Span(rows, bounds, _moment(int(good.min())), last_event, last_known, good, usable[0] if usable else None)
 
 
 def _microseconds(times: pa.ChunkedArray) -> np.ndarray:

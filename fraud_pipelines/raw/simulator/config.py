@@ -1,11 +1,15 @@
 """What to simulate."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 
 from fraud_pipelines.errors import SettingInvalid
 
 DRIFT_KINDS = ("amounts", "mix", "fraud_pattern")
+# Consonants that look like no digit.
+_LETTERS = str.maketrans("0123456789abcdef", "bcdfghjkmnpqrtvz")
 
 
 @dataclass(frozen=True)
@@ -14,8 +18,8 @@ class SimulationConfig:
 
     `drift_from` is the first day that differs: `amounts` rise by 35 %, the `mix` moves to online and abroad, the
     `fraud_pattern` changes to quiet account take-overs and more compromised merchants, half as much fraud again. What
-    comes before that day is as it is without drift. Cards and merchants depend on the seed and their numbers alone, so
-    a later start continues with the same ones.
+    comes before that day is as it is without drift, identifiers included; no two worlds share an identifier otherwise.
+    Cards and merchants depend on the seed and their numbers alone, so a later start continues with the same ones.
     """
 
     start: date = date(2026, 6, 1)
@@ -52,6 +56,23 @@ class SimulationConfig:
         return self.start + timedelta(days=self.days)
 
     @property
+    def settled(self) -> "SimulationConfig":
+        """The same world without drift."""
+        return replace(self, drift_from=None, drift_kinds=())
+
+    @property
+    def days_before_drift(self) -> int:
+        """Whole days that are as they are without drift; all of them when there is none."""
+        return (self.drift_from - self.start).days if self.drift_from and self.drift_kinds else self.days
+
+    @property
+    def digest(self) -> str:
+        """Eight letters that stand for the whole configuration; kinds of a drift that never comes do not count."""
+        meant = self if self.drift_from and self.drift_kinds else self.settled
+        text = json.dumps(asdict(meant), sort_keys=True, default=str)
+        return letters_of(hashlib.sha256(text.encode()).hexdigest()[:8])
+
+    @property
     def transaction_count(self) -> int:
         """Transactions aimed at, fraud included."""
         return self.transactions or round(self.days * self.cards * 0.8333)
@@ -61,3 +82,8 @@ class SimulationConfig:
         if self.drift_from is None or kind not in self.drift_kinds:
             return float("inf")
         return (self.drift_from - self.start).days * 86_400.0
+
+
+def letters_of(hexadecimal: str) -> str:
+    """Hexadecimal digits as letters: a name without digits can never be taken for a card number."""
+    return hexadecimal.translate(_LETTERS)

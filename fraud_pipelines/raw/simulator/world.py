@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud_pipelines.raw.simulator.config import SimulationConfig
+from fraud_pipelines.raw.simulator.config import SimulationConfig, letters_of
 from fraud_pipelines.raw.simulator.fraud import fraudulent_payments
 from fraud_pipelines.raw.simulator.payments import DAY, Directory, Payments, genuine_payments, joined
 from fraud_pipelines.raw.simulator.population import (
@@ -60,16 +60,13 @@ def write(world: SimulatedWorld, folder: str | Path) -> Path:
 def _frame(
     config: SimulationConfig, payments: Payments, cards: Cards, merchants: Merchants, customers: pd.DataFrame
 ) -> pd.DataFrame:
-    count = len(payments.card)
     occurred = np.datetime64(config.start, "us") + payments.second.astype("timedelta64[s]").astype("timedelta64[us]")
     is_fraud = payments.scenario != ""
     known, source = _labels(config, occurred, is_fraud)
-    # The start and the seed are in the identifier: two worlds can be ingested into one warehouse.
-    prefix = f"{config.start:%y%m%d}-{config.seed}-"
     card, merchant = payments.card, payments.merchant
     return pd.DataFrame(
         {
-            "transaction_id": np.char.add(prefix, np.char.zfill(np.arange(count).astype(str), 8)),
+            "transaction_id": _identifiers(config, payments.second),
             "occurred_at": occurred,
             "card_number": cards.number[card],
             "customer": customers["customer"].to_numpy()[cards.customer[card]],
@@ -92,6 +89,16 @@ def _frame(
     )
 
 
+def _identifiers(config: SimulationConfig, second: np.ndarray) -> np.ndarray:
+    """Start, short hash of the configuration and position: two worlds can be ingested into one warehouse.
+
+    What comes before a drift is the same as without it, and so are its identifiers; from then on they are others.
+    """
+    settled, drifting = f"{config.start:%y%m%d}-{config.settled.digest}-", f"{config.start:%y%m%d}-{config.digest}-"
+    is_settled = second < config.days_before_drift * DAY
+    return np.char.add(np.where(is_settled, settled, drifting), np.char.zfill(np.arange(len(second)).astype(str), 8))
+
+
 def _device_names(payments: Payments, channel: np.ndarray) -> pd.Series:
     """Null outside online payments. Names look alike, whoever holds the device."""
     own = payments.card * 2 + payments.device
@@ -100,7 +107,8 @@ def _device_names(payments: Payments, channel: np.ndarray) -> pd.Series:
     # A fixed odd multiplier scatters the numbers, so that a stranger's device is not the one with the high number.
     scattered = number * np.uint64(0x9E3779B97F4A7C15)
     unique, inverse = np.unique(scattered, return_inverse=True)
-    names = np.array([f"dev-{value:016x}" for value in unique.tolist()], dtype=object)[inverse]
+    # Sixteen hexadecimal digits are now and then all decimal, and then one in ten passes for a card number.
+    names = np.array([f"dev-{letters_of(f'{value:016x}')}" for value in unique.tolist()], dtype=object)[inverse]
     return pd.Series(names).where(channel == ONLINE, None)
 
 

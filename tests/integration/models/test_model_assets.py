@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, PromotionRefused
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
+from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.models.training_set import read_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
@@ -46,7 +48,7 @@ class World:
         for number in range(rows):
             moment = start + timedelta(days=28 * number / rows)
             identifier = f"{seed}-{number:05d}"
-            card = f"c{rng.integers(0, 2000)}"
+            card = f"tok_{rng.integers(0, 2000):032x}"
             payments.append(payment(identifier, str(moment), card_id=card, amount_minor=int(amounts[number])))
             known = moment + timedelta(days=2)
             labels.append(label(identifier, str(moment), str(known), is_fraud=bool(is_fraud[number])))
@@ -93,6 +95,8 @@ def test_the_first_good_candidate_becomes_champion_with_every_gate_on_record(tra
     assert len(rows[0].gates) == 7
     assert rows[0].as_of == datetime(2026, 1, 29)
     assert made["champion"]["decision"] == "promote"
+    manifest = world.registry.open().download(made["champion"]["model_version"]) / "manifest.json"
+    assert made["champion"]["data_hash"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def test_what_was_read_and_what_was_left_out_is_in_the_metadata(trained):
@@ -127,6 +131,7 @@ def test_every_check_passes_on_a_sound_training(trained):
     world.registry.open().set_alias(CHAMPION, made["candidate"]["model_version"])
     for name in (
         "no_training_label_was_known_too_late",
+        "the_days_trained_on_are_sound",
         "training_ends_a_label_delay_before_the_test",
         "labels_stand_for_their_window",
         "candidate_bundle_is_sound",
@@ -199,6 +204,29 @@ def test_a_failing_blocking_check_of_earlier_data_refuses_the_candidate(world):
 
 
 # Checks that fail
+
+
+def test_a_bad_file_in_the_training_days_is_caught_whatever_passed_since(world):
+    """The file's own check failed in its run, a later file passed: only the days themselves still tell."""
+    world.run(training_set)
+    assert world.check("the_days_trained_on_are_sound").passed
+    world.warehouse.open().execute(
+        f"update {tables.TRANSACTIONS.name} set amount_minor = -1, card_id = '4111111111111111' "
+        "where event_time >= '2026-01-10' and event_time < '2026-01-10 01:00'"
+    )
+    result = world.check("the_days_trained_on_are_sound")
+    assert not result.passed
+    # 6000 payments over 672 hours are one in 6.72 minutes: 9 in an hour.
+    assert result.metadata["broken"].value == "card_id_is_no_token: 9, amount_out_of_range: 9"
+
+
+def test_every_training_metadata_default_is_the_splits_own():
+    from assets.models.training_set import TrainingConfig
+
+    split = TimeSplit(datetime(2026, 4, 1))
+    config = TrainingConfig()
+    for name in ("train_days", "validation_days", "test_days", "label_delay_days"):
+        assert getattr(config, name) == getattr(split, name)
 
 
 def test_a_label_from_the_future_is_caught(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from pathlib import Path
 
@@ -146,3 +147,45 @@ def test_a_store_that_cannot_be_reached_is_retryable_and_shows_no_password():
     with pytest.raises(RegistryUnavailable, match="FRAUD_REGISTRY_URL") as error:
         open_registry("postgresql+psycopg2://user:hunter2@127.0.0.1:1/mlflow", "artifacts")
     assert "hunter2" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory) -> tuple[Registry, Path, str, str]:
+    """A registry in a home that was renamed after its first version, the version and its digest."""
+    before, after = tmp_path_factory.mktemp("before") / "home", tmp_path_factory.mktemp("after") / "my home"
+    bundle = tiny_bundle(seed=50)
+    first = Registry(f"sqlite:///{before / 'mlflow.sqlite'}", str(before / "artifacts"))
+    version = first.register(bundle.save(before / "bundle"), {}, {}, {}, {})
+    shutil.copytree(before, after)
+    shutil.rmtree(before)
+    return Registry(f"sqlite:///{after / 'mlflow.sqlite'}", str(after / "artifacts")), before, version, bundle.digest
+
+
+def test_a_home_that_was_moved_still_has_its_bundles(moved):
+    registry, before, version, digest = moved
+    assert registry.load(version).digest == digest
+    registry.annotate(version, metrics={"x": 1.0}, figures={"roc.png": roc_figure({"a": [(0, 0), (1, 1)]})})
+    assert (registry.download(version).parent / "figures" / "roc.png").stat().st_size > 0
+    assert not before.exists()
+
+
+def test_a_home_that_was_moved_keeps_new_versions_in_its_new_place(moved, tmp_path):
+    registry, before, version, _ = moved
+    bundle = tiny_bundle(seed=51)
+    figures = {"importance.png": importance_figure(bundle.importance())}
+    new = registry.register(bundle.save(tmp_path / "bundle"), {}, {}, figures, {})
+    assert int(new) == int(version) + 1
+    artifacts = registry.download(version).parents[2]
+    assert registry.download(new).parents[2] == artifacts
+    assert registry.load(new).digest == bundle.digest
+    assert not before.exists()
+
+
+def test_a_bundle_that_is_gone_is_named_with_its_place(registry, new_version):
+    _, version = new_version()
+    folder = registry.download(version)
+    shutil.rmtree(folder)
+    with pytest.raises(BundleCorrupt, match="is registered, but its bundle is not at") as error:
+        registry.load(version)
+    assert str(folder) in str(error.value)
+    assert "fraud doctor" in str(error.value)

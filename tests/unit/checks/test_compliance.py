@@ -7,29 +7,31 @@ from fraud_pipelines import tables
 from fraud_pipelines.compliance.archive import write_document
 from fraud_pipelines.compliance.documents import COMPLIANCE_REPORT, compliance_report, evidence_rows
 from fraud_pipelines.ledger import open_ledger
-from fraud_pipelines.orchestration.resources import LedgerResource, WarehouseResource
+from fraud_pipelines.orchestration.resources import DocumentsResource, LedgerResource, WarehouseResource
 from tests import compliance_world as world
 
 
 @pytest.fixture
 def printed(tmp_path):
-    """(warehouse, its resource, the ledger's resource, path of a file archived as a report)."""
+    """(warehouse, its resource, the ledger's resource, folder of documents, path of one archived as a report)."""
     warehouse = world.build_world(tmp_path)
     document = compliance_report(world.gather(warehouse))
     warehouse.upsert(tables.EVIDENCE_INDEX, evidence_rows(document))
-    report = write_document(document, b"%PDF-1.4", kind=COMPLIANCE_REPORT, folder=tmp_path, suffix=".pdf")
+    root = tmp_path / "reports"
+    report = write_document(document, b"%PDF-1.4", kind=COMPLIANCE_REPORT, root=root, suffix=".pdf")
     url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     open_ledger(url).archive_report(report)
     return (
         warehouse,
         WarehouseResource(url=warehouse.url),
         LedgerResource(url=url),
-        tmp_path / f"{report.report_id}.pdf",
+        DocumentsResource(root=str(root)),
+        root / COMPLIANCE_REPORT / f"{report.report_id}.pdf",
     )
 
 
 def test_every_printed_number_has_evidence(printed):
-    warehouse, resource, ledger, _ = printed
+    warehouse, resource, ledger, *_ = printed
     assert compliance.every_printed_number_has_evidence(resource, ledger).passed
     warehouse.execute(f"update {tables.EVIDENCE_INDEX.name} set data_hash = null where number_id = '3.1'")
     result = compliance.every_printed_number_has_evidence(resource, ledger)
@@ -40,18 +42,18 @@ def test_every_printed_number_has_evidence(printed):
 
 
 def test_report_bytes_match_the_archive(printed):
-    _, _, ledger, path = printed
-    assert compliance.report_bytes_match_the_archive(ledger).passed
+    _, _, ledger, documents, path = printed
+    assert compliance.report_bytes_match_the_archive(ledger, documents).passed
     path.write_bytes(b"%PDF-1.5")
-    result = compliance.report_bytes_match_the_archive(ledger)
+    result = compliance.report_bytes_match_the_archive(ledger, documents)
     assert not result.passed
     assert result.metadata["first"].value == str(path)
     path.unlink()
-    assert compliance.report_bytes_match_the_archive(ledger).metadata["found_sha256"].value == "file is gone"
+    assert compliance.report_bytes_match_the_archive(ledger, documents).metadata["found_sha256"].value == "file is gone"
 
 
 def test_no_card_number_in_the_report(printed):
-    warehouse, resource, _, _ = printed
+    warehouse, resource, *_ = printed
     assert compliance.no_card_number_in_the_report(resource).passed
     warehouse.execute(
         f"update {tables.EVIDENCE_INDEX.name} set printed_value = 'card 4111111111111111' where number_id = '9.7'"

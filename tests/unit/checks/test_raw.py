@@ -92,8 +92,22 @@ def test_good_transactions_meet_their_expectations(url):
     evaluation, metadata, ran_downstream = run(url, raw_checks.transactions_meet_their_expectations)
     assert evaluation.passed
     assert metadata["rows"] == 4
-    assert metadata["expectations"] == 11  # row count, 6 not null, unique, 2 ranges, currency; nothing has a channel
+    assert metadata["expectations"] == 12  # row count, 6 not null, unique, 2 ranges, 2 on currency; no channel
     assert ran_downstream
+
+
+def test_two_currencies_block_what_comes_after(url):
+    fill(url, transactions(currency=["EUR", "EUR", "USD", "EUR"]))
+    evaluation, metadata, ran_downstream = run(url, raw_checks.transactions_meet_their_expectations)
+    assert not evaluation.passed
+    assert list(metadata["failed"]) == ["expect_column_unique_value_count_to_be_between(currency)"]
+    assert not ran_downstream
+
+
+def test_every_check_takes_its_turn_at_the_warehouse():
+    checks = [item for item in vars(raw_checks).values() if isinstance(item, dg.AssetChecksDefinition)]
+    assert {item.op.pool for item in checks} == {"warehouse"}
+    assert len(checks) == 5
 
 
 def test_a_negative_amount_blocks_what_comes_after(url):

@@ -96,6 +96,54 @@ def test_only_what_was_known_by_then_is_counted(tmp_path):
     assert facts.promotions.rows.empty  # the first one is about a later moment
 
 
+def test_a_source_that_reaches_past_the_moment_is_named_without_its_counts(tmp_path):
+    facts = world.gather(world.build_world(tmp_path), as_of=world.AS_OF - timedelta(days=40))
+    row = facts.ingestions.rows.iloc[0]
+    assert row["source_name"] == "transactions.parquet"
+    assert row[["rows_read", "rows_loaded", "rows_quarantined", "labels_loaded"]].isna().all()
+    printed = evidence_rows(compliance_report(facts)).groupby("label")["printed_value"].first()
+    assert printed["Quarantined rows"] == NOT_AVAILABLE
+    assert facts.quarantine.rows.empty
+
+
+def test_quarantine_counts_sources_that_lie_before_the_moment(tmp_path):
+    warehouse = world.build_world(tmp_path)  # three rows of source i1, January to March
+    later = warehouse.read(tables.QUARANTINE).assign(ingestion_id="i2")  # a source of May
+    warehouse.upsert(tables.QUARANTINE, later)
+    assert list(world.gather(warehouse).quarantine.rows["rows"]) == [2, 1]
+
+
+def test_results_of_other_versions_are_not_printed(tmp_path):
+    """Version 4 scored the newest day; the report of version 3 prints what version 3 did, and says how old it is."""
+    warehouse = world.build_world(tmp_path)
+    for table in (tables.PERFORMANCE, tables.FAIRNESS, tables.DRIFT):
+        rows = warehouse.read(table)
+        changed = rows.assign(model_version="4", rows=1) if "rows" in rows else rows.assign(model_version="4")
+        warehouse.execute(f"update {table.name} set day = day - interval '1 day'")
+        warehouse.upsert(table, changed)
+    facts = world.gather(warehouse)
+    for group in (facts.performance, facts.fairness, facts.drift):
+        assert set(group.rows["model_version"]) == {"3"}
+        assert set(group.rows["day"]) == {pd.Timestamp("2026-03-30")}
+    assert set(facts.performance.rows["rows"]) == {world.ROWS}
+    assert [words(finding) for finding in open_findings(facts)] == [
+        f"{name} was last computed for 2026-03-30." for name in ("Performance", "Fairness", "Drift")
+    ]
+
+
+def test_curves_and_explanations_belong_to_the_evaluation_printed(tmp_path):
+    """An evaluation of the same version a week after the report's moment, on 100 rows, must not show."""
+    warehouse = world.build_world(tmp_path)
+    before = world.gather(warehouse)
+    moment = pd.Timestamp(world.AS_OF + timedelta(days=7)).as_unit("us")
+    for table in (tables.EVALUATIONS, tables.EVALUATION_SCORES, tables.ATTRIBUTIONS):
+        warehouse.upsert(table, warehouse.read(table).head(100).assign(as_of=moment, model_version="3"))
+    assert world.gather(warehouse).content_hash == before.content_hash
+    later = world.gather(warehouse, as_of=moment.to_pydatetime())
+    assert len(later.evaluation_scores.rows) == 100
+    assert set(later.attributions.rows["as_of"]) == {moment}
+
+
 def test_nothing_to_report_on_is_an_error_with_a_next_command(tmp_path):
     with pytest.raises(ContractBroken, match="fraud report --as-of"):
         world.gather(world.build_world(tmp_path), as_of=world.START)
@@ -148,8 +196,21 @@ def test_one_changed_number_changes_the_content_hash(facts):
     changed = facts.fairness.rows.copy()
     changed.loc[0, "rows"] += 1
     assert replace(facts, fairness=replace(facts.fairness, rows=changed)).content_hash != facts.content_hash
-    evidence = replace(facts.fairness.evidence, run_id="another")
-    assert replace(facts, fairness=replace(facts.fairness, evidence=evidence)).content_hash != facts.content_hash
+    other_code = replace(facts.fairness.evidence, code_version="another")
+    assert replace(facts, fairness=replace(facts.fairness, evidence=other_code)).content_hash != facts.content_hash
+
+
+def test_a_run_on_unchanged_data_does_not_change_the_content_hash(facts):
+    def again(evidence):
+        return replace(evidence, run_id="another", partition="2026-03-30", data_hash="99" * 32)
+
+    rerun = {name: replace(group, evidence=replace(group.evidence, run_id="another")) for name, group in facts.sourced()}
+    later = replace(facts, **rerun, lineage=tuple(again(evidence) for evidence in facts.lineage))
+    # Code and ledger have no run; giving them one is a change.
+    kept = {name: group for name, group in facts.sourced() if group.evidence.run_id is None}
+    assert replace(later, **kept).content_hash == facts.content_hash
+    never = (replace(facts.lineage[0], run_id=None), *facts.lineage[1:])
+    assert replace(facts, lineage=never).content_hash != facts.content_hash
 
 
 def test_reports_are_chained_and_a_repeated_one_keeps_its_predecessor(facts):
@@ -180,28 +241,36 @@ def test_a_card_number_is_never_written(facts, tmp_path):
     document = compliance_report(replace(facts, promotions=replace(facts.promotions, rows=reason)))
     assert len(card_number_places(document)) == 1
     with pytest.raises(ContractBroken, match=r"card number stands at 9\.7"):
-        write_document(document, b"x", kind=COMPLIANCE_REPORT, folder=tmp_path, suffix=".pdf")
+        write_document(document, b"x", kind=COMPLIANCE_REPORT, root=tmp_path, suffix=".pdf")
     assert list(tmp_path.iterdir()) == []
     assert card_number_places(compliance_report(facts)) == []
 
 
 def test_an_edited_or_lost_file_is_named(facts, tmp_path):
-    report = write_document(
-        compliance_report(facts), b"content", kind=COMPLIANCE_REPORT, folder=tmp_path, suffix=".pdf"
-    )
-    (file,) = verify_archive([report])
+    report = write_document(compliance_report(facts), b"content", kind=COMPLIANCE_REPORT, root=tmp_path, suffix=".pdf")
+    (file,) = verify_archive([report], tmp_path)
     assert file.is_intact
-    path = tmp_path / f"{report.report_id}.pdf"
+    path = tmp_path / COMPLIANCE_REPORT / f"{report.report_id}.pdf"
+    assert file.path == path
     path.write_bytes(b"contenT")
-    (file,) = verify_archive([report])
+    (file,) = verify_archive([report], tmp_path)
     assert not file.is_intact
     assert file.found_sha256 not in (None, report.sha256)
     path.unlink()
-    (file,) = verify_archive([report])
+    (file,) = verify_archive([report], tmp_path)
     assert not file.is_intact
     assert file.found_sha256 is None
     assert latest_report([report], COMPLIANCE_REPORT) == report
     assert latest_report([report], "other") is None
+
+
+def test_the_archive_is_verified_where_an_installation_has_moved_to(facts, tmp_path):
+    report = write_document(
+        compliance_report(facts), b"content", kind=COMPLIANCE_REPORT, root=tmp_path / "here", suffix=".pdf"
+    )
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert [file.is_intact for file in verify_archive([report], tmp_path / "there")] == [True]
+    assert [file.found_sha256 for file in verify_archive([report], tmp_path / "here")] == [None]
 
 
 def test_number_ids_count_within_a_section(facts):

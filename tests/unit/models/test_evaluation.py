@@ -92,7 +92,7 @@ def test_shares_without_a_denominator_are_undefined():
     assert {name for name, value in found.items() if value is None} == set(found) - {"review_share"}
 
 
-def test_an_evaluation_is_read_back_as_written_and_replaced_by_the_next(bundle, judged_rows, tmp_path: Path):
+def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_rows, tmp_path: Path):
     warehouse = open_warehouse(f"duckdb:///{tmp_path / 'warehouse.duckdb'}")
     result = evaluate(bundle, judged_rows, **WINDOW)
     undefined = dataclasses.replace(result, metrics={**result.metrics, "block_precision": None})
@@ -110,8 +110,11 @@ def test_an_evaluation_is_read_back_as_written_and_replaced_by_the_next(bundle, 
         assert again.roc == result.roc
         fewer = evaluate(bundle, judged_rows.head(50), **{**WINDOW, "as_of": datetime(2026, 3, 2)})
         write_evaluation(session, "1", fewer)
-        assert len(session.read(tables.EVALUATION_SCORES)) == 50
+        assert len(session.read(tables.EVALUATION_SCORES)) == len(result.scores) + 50
         assert len(session.read(tables.EVALUATIONS)) == 2 * len(result.metrics)
         latest = read_evaluation(session, "1", datetime(2026, 3, 2))
         assert latest is not None
-        assert latest.rows == 50
+        assert latest.rows == len(latest.scores) == 50
+        earlier = read_evaluation(session, "1", WINDOW["as_of"])
+        assert earlier is not None
+        pd.testing.assert_frame_equal(earlier.scores, result.scores, check_dtype=False)

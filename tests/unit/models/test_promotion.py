@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from fraud_pipelines import tables
 from fraud_pipelines.errors import NoChampion, PromotionRefused, UnknownVersion
-from fraud_pipelines.ledger import Ledger, Promotion, open_ledger
+from fraud_pipelines.ledger import Decision, Ledger, Promotion, open_ledger
 from fraud_pipelines.models.evaluation import Evaluation
 from fraud_pipelines.models.promotion import (
     Gate,
+    ServedParity,
     champions,
     decide,
     mirror_champion,
@@ -25,7 +26,7 @@ from fraud_pipelines.models.promotion import (
     promote_by_hand,
     promotion_gates,
     rollback,
-    served_mismatches,
+    served_parity,
 )
 from fraud_pipelines.warehouse import open_warehouse
 
@@ -52,11 +53,15 @@ def _evaluation(average_precision: float | None = 0.6, recall: float | None = 0.
     return Evaluation(**(values | changes))
 
 
+def _served(decisions: int = 100, compared: int = 100, mismatches: int = 0) -> ServedParity:
+    return ServedParity(datetime(2026, 3, 25), datetime(2026, 3, 31), decisions, compared, mismatches)
+
+
 @pytest.mark.parametrize(
-    ("candidate", "champion", "mismatches", "checks", "failing"),
+    ("candidate", "champion", "served", "checks", "failing"),
     [
         (_evaluation(), None, None, [], []),
-        (_evaluation(0.15, 0.30, rows=1000, fraud_count=30), None, 0, [], []),
+        (_evaluation(0.15, 0.30, rows=1000, fraud_count=30), None, _served(), [], []),
         (_evaluation(0.1499), None, None, [], ["average_precision_reaches_floor"]),
         (_evaluation(recall=0.2999), None, None, [], ["recall_reaches_floor"]),
         (_evaluation(None, None), None, None, [], ["average_precision_reaches_floor", "recall_reaches_floor"]),
@@ -67,12 +72,15 @@ def _evaluation(average_precision: float | None = 0.6, recall: float | None = 0.
         (_evaluation(0.5), _evaluation(0.5), None, [], ["improves_on_champion"]),
         (_evaluation(0.5), _evaluation(None), None, [], []),
         (_evaluation(None), _evaluation(0.5), None, [], ["average_precision_reaches_floor", "improves_on_champion"]),
-        (_evaluation(), None, 1, [], ["served_features_match"]),
+        (_evaluation(), None, _served(mismatches=1), [], ["served_features_match"]),
+        (_evaluation(), None, _served(compared=95), [], []),
+        (_evaluation(), None, _served(compared=94), [], ["served_features_match"]),
+        (_evaluation(), None, _served(compared=0), [], ["served_features_match"]),
         (_evaluation(), None, None, ["raw/transactions:keys_are_unique"], ["data_checks_pass"]),
     ],
 )
-def test_each_gate_passes_and_fails_by_its_own_number(candidate, champion, mismatches, checks, failing):
-    gates = promotion_gates(candidate, champion, served_mismatches=mismatches, failed_data_checks=checks)
+def test_each_gate_passes_and_fails_by_its_own_number(candidate, champion, served, checks, failing):
+    gates = promotion_gates(candidate, champion, served=served, failed_data_checks=checks)
     assert [gate.name for gate in gates if not gate.passed] == failing
     assert decide(gates) == ("refuse" if failing else "promote")
     assert len(gates) == 7
@@ -248,26 +256,71 @@ def test_the_line_of_champions_ends_with_the_present_one(events):
     assert champions(rows)[-1:] == decided[-1:]
 
 
-def test_parity_counts_the_last_days_served_before_the_moment(tmp_path: Path):
+def _serve(ledger: Ledger, day: int, count: int, features: dict[str, float | None] | None = None) -> None:
+    for number in range(count):
+        moment = datetime(2026, 3, day, 12, 0, number)
+        ledger.record_decision(
+            Decision(
+                transaction_id=f"{day}-{number}",
+                event_time=moment,
+                card_id="tok_" + "0" * 32,
+                merchant_id="m1",
+                decision="APPROVE",
+                fraud_probability=0.1,
+                model_version="1",
+                bundle_digest="d" * 64,
+                thresholds={"review": 0.3, "block": 0.7},
+                reasons=[],
+                features={"amount": 1.0, "hour": 12.0} if features is None else features,
+                request={},
+                decided_at=moment,
+            )  # fmt: skip
+        )
+
+
+def _parity(day: int, compared: int, mismatched: int = 0, absent: int = 0) -> pd.DataFrame:
+    row = {"day": datetime(2026, 3, day), "compared_count": compared, "largest_difference": None,
+           "absent_count": absent}  # fmt: skip
+    features = [{"feature": "amount", "mismatch_count": mismatched}, {"feature": "hour", "mismatch_count": 0}]
+    return pd.DataFrame([row | feature for feature in features])
+
+
+def test_parity_looks_at_the_last_served_days_before_the_moment(tmp_path: Path, ledger):
     warehouse = open_warehouse(f"duckdb:///{tmp_path / 'warehouse.duckdb'}")
-
-    def row(day: int, compared: int, mismatched: int) -> dict:
-        return {"day": datetime(2026, 3, day), "feature": "amount", "compared_count": compared,
-                "mismatch_count": mismatched, "largest_difference": None, "absent_count": 0}  # fmt: skip
-
     with warehouse.session() as session:
-        assert served_mismatches(session, AS_OF) is None
-        session.upsert(tables.PARITY, pd.DataFrame([row(1, 0, 0)]))
-        assert served_mismatches(session, AS_OF) is None
-        # A mismatch on the 2nd, then seven clean served days: it no longer blocks.
-        session.upsert(tables.PARITY, pd.DataFrame([row(2, 5, 3), *(row(day, 5, 0) for day in range(3, 9))]))
-        assert served_mismatches(session, AS_OF) == 3
-        session.upsert(tables.PARITY, pd.DataFrame([row(9, 5, 0)]))
-        assert served_mismatches(session, AS_OF) == 0
-        # What happens at or after the moment is not known yet.
-        session.upsert(tables.PARITY, pd.DataFrame([row(20, 5, 4)]))
-        assert served_mismatches(session, datetime(2026, 3, 20)) == 0
-        assert served_mismatches(session, AS_OF) == 4
+        # Days that only parity knows are no served days; a fallback has no features that could differ.
+        session.upsert(tables.PARITY, _parity(30, 4, 4))
+        _serve(ledger, 31, 2, features={})
+        assert served_parity(session, ledger, AS_OF) is None
+        # A mismatch on the 5th, then seven clean served days: it no longer blocks.
+        _serve(ledger, 5, 3)
+        session.upsert(tables.PARITY, _parity(5, 3, 3))
+        for day in range(6, 12):
+            _serve(ledger, day, 2)
+            session.upsert(tables.PARITY, _parity(day, 2))
+        expected = ServedParity(datetime(2026, 3, 5), datetime(2026, 3, 11), 15, 15, 3)
+        assert served_parity(session, ledger, AS_OF) == expected
+        _serve(ledger, 12, 1)
+        session.upsert(tables.PARITY, _parity(12, 1))
+        expected = ServedParity(datetime(2026, 3, 6), datetime(2026, 3, 12), 13, 13, 0)
+        assert served_parity(session, ledger, AS_OF) == expected
+        # What happens at or after the moment is not known yet; four weeks later nothing is left to look at.
+        assert served_parity(session, ledger, datetime(2026, 3, 6)).mismatches == 3
+        assert served_parity(session, ledger, datetime(2026, 4, 10)) is None
+
+
+@pytest.mark.parametrize("rows", [[], [_parity(20, 0, absent=6)]], ids=["never materialized", "all absent"])
+def test_parity_that_compared_nothing_refuses_and_says_so(tmp_path: Path, ledger, rows):
+    _serve(ledger, 20, 6)
+    with open_warehouse(f"duckdb:///{tmp_path / 'warehouse.duckdb'}").session() as session:
+        for row in rows:
+            session.upsert(tables.PARITY, row)
+        served = served_parity(session, ledger, AS_OF)
+    assert (served.decisions, served.compared, served.absent_share) == (6, 0, 1.0)
+    gate = next(g for g in promotion_gates(_evaluation(), None, served=served) if g.name == "served_features_match")
+    assert (gate.passed, gate.value) == (False, None)
+    assert "0 of 6 decisions from 2026-03-20 to 2026-03-20 were compared" in gate.words
+    assert "fraud materialize monitoring/parity --from 2026-03-20 --to 2026-03-20" in gate.words
 
 
 def test_evaluations_compare_equal_rows_whatever_their_index():

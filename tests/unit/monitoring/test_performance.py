@@ -40,8 +40,8 @@ def test_shares_of_five_decisions():
 
 
 def test_rows_carry_the_day_the_counts_and_the_ones_left_out():
-    window = MatureWindow(datetime(2026, 1, 25), datetime(2026, 2, 22), datetime(2026, 3, 1), FIVE, 17)
-    rows = performance_rows(window, model_version="3")
+    window = MatureWindow(datetime(2026, 1, 25), datetime(2026, 2, 22), datetime(2026, 3, 1), "3", FIVE, 17)
+    rows = performance_rows(window)
     assert list(rows.columns) == list(tables.PERFORMANCE.columns)
     assert set(rows["day"]) == {pd.Timestamp("2026-02-28")}
     assert (rows["rows"].iloc[0], rows["fraud_count"].iloc[0], rows["unlabelled_rows"].iloc[0]) == (5, 3, 17)
@@ -52,8 +52,8 @@ def test_rows_carry_the_day_the_counts_and_the_ones_left_out():
 
 
 def test_a_day_without_mature_labels_says_so_with_nulls():
-    window = MatureWindow(datetime(2026, 1, 25), datetime(2026, 2, 22), datetime(2026, 3, 1), FIVE.iloc[:0], 4)
-    rows = performance_rows(window, model_version="3")
+    window = MatureWindow(datetime(2026, 1, 25), datetime(2026, 2, 22), datetime(2026, 3, 1), "3", FIVE.iloc[:0], 4)
+    rows = performance_rows(window)
     assert rows["value"].isna().all()
     assert (rows["rows"] == 0).all()
     assert (rows["unlabelled_rows"] == 4).all()

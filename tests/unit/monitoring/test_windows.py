@@ -7,15 +7,16 @@ import pytest
 
 from fraud_pipelines import tables
 from fraud_pipelines.errors import MissingPartition
-from fraud_pipelines.monitoring.windows import days, mature_bounds, mature_windows, require_scores
+from fraud_pipelines.monitoring.windows import days, mature_bounds, mature_windows, require_scores, scored_with_labels
 from fraud_pipelines.warehouse import open_warehouse
 
 END = datetime(2026, 3, 1)
 
 
-def scored(*rows: tuple[str, datetime, datetime | None, bool | None]) -> pd.DataFrame:
+def scored(*rows: tuple[str, datetime, datetime | None, bool | None], version: str = "1") -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["transaction_id", "event_time", "known_at", "is_fraud"])
-    return frame.astype({"event_time": "datetime64[us]", "known_at": "datetime64[us]"})
+    frame = frame.astype({"event_time": "datetime64[us]", "known_at": "datetime64[us]"})
+    return frame.assign(model_version=version)
 
 
 def test_the_window_is_28_days_and_ends_7_days_before_the_end():
@@ -64,10 +65,30 @@ def test_one_frame_serves_several_ends_like_one_frame_each():
         assert window.unlabelled_rows == int((inside["known_at"] > end).sum())
 
 
-def test_nothing_scored_is_an_empty_window_not_an_error():
-    (window,) = mature_windows(scored(), [END])
-    assert len(window.labelled) == 0
-    assert window.unlabelled_rows == 0
+def test_each_version_is_judged_on_what_it_scored():
+    """Version 1 until 20 February, then version 2, whose last transaction is too young to be judged at the end."""
+    old, new, young = datetime(2026, 2, 10), datetime(2026, 2, 21), datetime(2026, 2, 27)
+    week = timedelta(days=7)
+    frame = pd.concat(
+        [
+            scored(("a", old, old + week, True), ("b", old, END + week, False), version="1"),
+            scored(("c", new, new + week, False), ("d", young, None, None), version="2"),
+        ]
+    )
+    first, second = mature_windows(frame, [END])
+    assert (first.model_version, list(first.labelled["transaction_id"]), first.unlabelled_rows) == ("1", ["a"], 1)
+    assert (second.model_version, list(second.labelled["transaction_id"]), second.unlabelled_rows) == ("2", ["c"], 0)
+
+
+def test_a_version_whose_transactions_are_too_young_has_an_empty_window():
+    (window,) = mature_windows(scored(("a", datetime(2026, 2, 27), None, None), version="2"), [END])
+    assert (window.model_version, len(window.labelled), window.unlabelled_rows) == ("2", 0, 0)
+
+
+def test_nothing_scored_is_an_error_with_a_next_command(tmp_path):
+    warehouse = open_warehouse(f"duckdb:///{tmp_path / 'w.duckdb'}")
+    with warehouse.session() as session, pytest.raises(MissingPartition, match="fraud ingest FILE"):
+        scored_with_labels(session, since=datetime(2026, 2, 1), until=END, known_by=END)
 
 
 def test_missing_scores_name_the_days_and_the_command(tmp_path):

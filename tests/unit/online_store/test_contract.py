@@ -145,7 +145,7 @@ def test_an_event_with_a_wrong_year_does_not_empty_its_card(store):
     assert store.history("tok_a", "m1", NOON_US).card.amounts_minor == [8]
 
 
-def test_rebuild_replaces_what_came_before_and_keeps_what_came_since(store):
+def test_rebuild_adds_what_the_warehouse_knows_and_keeps_what_only_serving_recorded(store):
     store.record_transaction(payment("unknown to the warehouse", NOON_US - MINUTE_US, 1))
     store.record_transaction(payment("since", NOON_US, 2))
     store.record_label(label("unknown to the warehouse", NOON_US - 1))
@@ -154,9 +154,39 @@ def test_rebuild_replaces_what_came_before_and_keeps_what_came_since(store):
     labels = [label("a", NOON_US - 2), label("future", NOON_US + 5)]
     store.rebuild(*tables_of(transactions, labels), NOON)
     later = store.history("tok_a", "m1", NOON_US + DAY_US)
-    assert later.card.amounts_minor == [30, 2]
-    assert later.card.label_times_us == [NOON_US - 2, NOON_US]
+    assert later.card.amounts_minor == [30, 1, 2]
+    assert later.card.label_times_us == [NOON_US - 2, NOON_US - 1, NOON_US]
     assert store.as_of() == NOON
+
+
+def test_what_was_served_belongs_to_the_warehouse_once_it_holds_it(store):
+    store.record_transaction(payment("t", NOON_US - 2, 5))
+    store.record_label(label("t", NOON_US - 1, is_fraud=False))
+    store.rebuild(*tables_of([payment("t", NOON_US - 2, 6)], [label("t", NOON_US - 1, is_fraud=True)]), NOON)
+    history = store.history("tok_a", "m1", NOON_US)
+    assert (history.card.amounts_minor, history.card.label_is_fraud) == ([6], [1])
+    # Rows that the warehouse has taken over and then lost, such as a payment deleted on request, go.
+    store.rebuild(*tables_of([], []), NOON)
+    assert store.sizes() == {"transactions": 0, "label_arrivals": 0}
+
+
+def test_a_payment_served_after_the_end_of_the_warehouse_survives_every_rebuild(store):
+    nine, fifteen = NOON_US - 3 * 3_600_000_000, NOON_US + 3 * 3_600_000_000
+    warehouse = tables_of([payment("w", nine, 10)], [])
+    store.rebuild(*warehouse, from_us(nine + 1))
+    store.record_transaction(payment("served", fifteen, 20))
+    for end in (from_us(nine + 1), NOON + timedelta(hours=12)):
+        store.rebuild(*warehouse, end)
+        assert store.history("tok_a", "m1", NOON_US + DAY_US).card.amounts_minor == [10, 20]
+
+
+def test_rebuild_forgets_what_was_served_when_no_window_reaches_it(store):
+    keep = load_spec().longest_window_us("card") + 2 * DAY_US
+    store.record_transaction(payment("old", NOON_US - keep, card="tok_x", merchant="mx"))
+    store.record_transaction(payment("kept", NOON_US - keep + 1, card="tok_y", merchant="my"))
+    store.record_label(label("old", NOON_US - keep, card="tok_x", merchant="mx"))
+    store.rebuild(*tables_of([], []), NOON)
+    assert store.sizes() == {"transactions": 1, "label_arrivals": 0}
 
 
 def test_rebuilding_again_changes_nothing(store):

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from fraud_pipelines.errors import EmptySample
+from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.reference import Payment, Verdict
 from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import to_us
@@ -51,7 +52,7 @@ def history_of(settings, card, merchant, moment):
 def test_the_store_knows_everything_up_to_the_end_of_data(tmp_settings):
     loaded_warehouse(tmp_settings.warehouse_url, PAYMENTS, VERDICTS)
     metadata = materialize(tmp_settings)
-    assert metadata["as_of"] == "2026-06-02 00:00:00"
+    assert metadata["as_of"] == "2026-06-01 12:00:00.000001"
     assert (metadata["transactions"], metadata["label_arrivals"]) == (2, 1)
     history = history_of(tmp_settings, "tok_a", "m1", NOON + DAY)
     assert history.card.amounts_minor == [200, 300]
@@ -62,6 +63,21 @@ def test_materializing_again_changes_nothing(tmp_settings):
     loaded_warehouse(tmp_settings.warehouse_url, PAYMENTS, VERDICTS)
     first = materialize(tmp_settings), history_of(tmp_settings, "tok_a", "m1", NOON + DAY)
     assert (materialize(tmp_settings), history_of(tmp_settings, "tok_a", "m1", NOON + DAY)) == first
+
+
+def test_a_payment_served_since_the_last_file_stays(tmp_settings):
+    loaded_warehouse(tmp_settings.warehouse_url, PAYMENTS, VERDICTS)
+    first = materialize(tmp_settings)
+    store = open_online_store(tmp_settings.online_store_url)
+    for name, moment, amount in (("late", NOON - timedelta(hours=4), 400), ("new", NOON + timedelta(hours=3), 500)):
+        store.record_transaction(ScoredTransaction(name, to_us(moment), "tok_a", "m1", amount, "EUR"))
+    store.close()
+    again = materialize(tmp_settings)
+    assert history_of(tmp_settings, "tok_a", "m1", NOON + DAY).card.amounts_minor == [200, 400, 300, 500]
+    # The hash is about what the warehouse gave, which is the same.
+    assert again["data_hash"] == first["data_hash"]
+    assert len(first["data_hash"]) == 64
+    assert materialize(tmp_settings, as_of="2026-06-01T12:00:00")["data_hash"] != first["data_hash"]
 
 
 def test_an_earlier_moment_knows_less(tmp_settings):

@@ -181,6 +181,55 @@ def test_days_that_were_not_asked_for_are_refused_before_anything_is_written(sto
     load(stores, path, within=(date(2026, 6, 1), date(2026, 6, 4)))
 
 
+def test_days_that_have_not_ended_are_told_apart(stores, tmp_path):
+    times = ["2090-06-01", "2090-06-02 23:59:59", "2090-06-03 00:00:00", "2090-06-04"]
+    path = written(tmp_path / "in", "a.csv", payments().assign(ts=times))
+    with pytest.raises(SourceInvalid) as caught:
+        load(stores, path, within=(date(2090, 1, 1), date(2090, 6, 2)))
+    message = str(caught.value)
+    assert "found 2090-06-01 to 2090-06-04. 2 rows are of days that have not ended yet (2090-06-03 or later" in message
+    assert f"run on 2090-06-05 or later: fraud ingest {path} --mapping acme" in message
+    assert "Choose these partitions" not in message
+
+
+def in_currencies(*codes):
+    return payments(count=len(codes)).assign(ccy=codes)
+
+
+def load_currencies(stores, path):
+    columns = {"transaction_id": "id", "card_id": "pan", "merchant_id": "mid", "amount": "amt", "currency": "ccy"}
+    mapping = parse_mapping({"name": "acme", "columns": columns, "event_time": "ts"}, "acme.yml")
+    return ingest(path, mapping, warehouse=stores[0], ledger=stores[1], token_key=KEY)
+
+
+def test_the_most_frequent_currency_is_that_of_an_empty_warehouse(stores, tmp_path):
+    # Three JPY are more, but no feature can take them.
+    codes = ["JPY", "JPY", "JPY", "EUR", "usd", "USD"]
+    path = written(tmp_path / "in", "a.csv", in_currencies(*codes))
+    loaded = load_currencies(stores, path)
+    assert (loaded.new_transactions, loaded.ingestion.rows_quarantined) == (2, 4)
+    assert set(stores[0].read(tables.TRANSACTIONS)["currency"]) == {"USD"}
+    before = content(stores[0])
+    load_currencies(stores, path)
+    assert content(stores[0]) == before
+
+
+def test_the_currency_of_the_warehouse_is_kept(stores, tmp_path):
+    load_currencies(stores, written(tmp_path / "in", "a.csv", in_currencies("EUR")))
+    later = in_currencies("EUR", "USD", "USD", "USD")
+    loaded = load_currencies(stores, written(tmp_path / "in", "b.csv", later))
+    assert (loaded.new_transactions, loaded.ingestion.rows_duplicate, loaded.ingestion.rows_quarantined) == (0, 1, 3)
+    assert set(stores[0].read(tables.QUARANTINE)["reason"]) == {
+        "currency: expected EUR, the currency of the warehouse; convert amounts before ingesting, found 'USD'"
+    }
+
+
+def test_a_file_in_another_currency_says_so(stores, tmp_path):
+    load_currencies(stores, written(tmp_path / "in", "a.csv", in_currencies("EUR")))
+    with pytest.raises(ContractBroken, match="expected EUR, the currency of the warehouse; convert amounts"):
+        load_currencies(stores, written(tmp_path / "in", "b.csv", in_currencies("GBP", "GBP")))
+
+
 def test_a_file_without_rows_is_refused(stores, tmp_path):
     with pytest.raises(SourceInvalid, match="expected rows, found none"):
         load(stores, written(tmp_path / "in", "a.csv", payments().head(0)))

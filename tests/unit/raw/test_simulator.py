@@ -1,5 +1,7 @@
 """The simulated world: reproducible, plausible, ingestible."""
 
+import re
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -105,12 +107,11 @@ def test_another_seed_gives_another_world():
 @pytest.mark.parametrize("kinds", [("amounts",), ("mix",), ("fraud_pattern",), ("amounts", "mix", "fraud_pattern")])
 def test_before_the_drift_nothing_differs(kinds):
     plain = simulate(SMALL).transactions
-    shifted = simulate(
-        SimulationConfig(days=40, cards=500, merchants=300, drift_from=DRIFT_DAY, drift_kinds=kinds)
-    ).transactions
+    shifted = simulate(replace(SMALL, drift_from=DRIFT_DAY, drift_kinds=kinds)).transactions
     before = [rows[rows["occurred_at"] < pd.Timestamp(DRIFT_DAY)] for rows in (plain, shifted)]
     pd.testing.assert_frame_equal(*before)
     after = [rows[rows["occurred_at"] >= pd.Timestamp(DRIFT_DAY)] for rows in (plain, shifted)]
+    assert not set(after[0]["transaction_id"]) & set(after[1]["transaction_id"])
     genuine = [rows[~rows["is_fraud"]] for rows in after]
     if "amounts" in kinds:
         factor = genuine[1]["amount"].mean() / genuine[0]["amount"].mean()
@@ -121,6 +122,28 @@ def test_before_the_drift_nothing_differs(kinds):
     if "fraud_pattern" in kinds:
         assert set(after[1]["scenario"].dropna()) == {"account_takeover", "compromised_merchant"}
         assert "card_testing" in set(after[0]["scenario"].dropna())
+
+
+@pytest.mark.parametrize(
+    "change", [{"days": 41}, {"cards": 501}, {"merchants": 301}, {"fraud_share": 0.01}, {"maturity_days": 8}]
+)
+def test_another_configuration_gives_other_identifiers(change):
+    one, two = simulate(SMALL), simulate(replace(SMALL, **change))
+    assert not set(one.transactions["transaction_id"]) & set(two.transactions["transaction_id"])
+
+
+def test_a_drift_that_never_comes_changes_no_identifier():
+    assert replace(SMALL, drift_kinds=("mix",)).digest == replace(SMALL, drift_kinds=()).digest == SMALL.digest
+    assert replace(SMALL, drift_from=DRIFT_DAY).digest != SMALL.digest
+
+
+def test_no_simulated_name_can_be_taken_for_a_card_number(world):
+    """Not by luck: without its last number no name holds a digit run of 13, whatever separates the digits."""
+    rows = world.transactions
+    for name in ("transaction_id", "device", "customer", "merchant"):
+        for value in rows[name].dropna().unique():
+            longest = max(re.split("[A-Za-z]+", re.sub("[^0-9A-Za-z]", "", value)), key=len)
+            assert len(longest) < 13, value
 
 
 def test_what_is_written_is_what_is_ingested(tmp_path):

@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'transaction_features'}}}) }}
 -- Transactions of the run's window that have no feature row, or more than one, and feature rows of no transaction.
 with rows_per_transaction as (
     select transaction_id, sum(transactions) as transactions, sum(features) as features

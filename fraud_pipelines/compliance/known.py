@@ -1,0 +1,59 @@
+"""What the ledger knew at a moment of the data: promotions and sources of later moments are left out (rule 1).
+
+The ledger writes wall-clock times; a report's moment is data time. Historical data is old long before it is ingested,
+so the two are never compared: a row without a moment of its own counts from the end of the data it was decided on.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, time, timedelta
+
+from fraud_pipelines.ledger.records import Ingestion, Promotion
+
+
+def known_promotions(
+    promotions: Sequence[Promotion], ingestions: Sequence[Ingestion], as_of: datetime
+) -> list[Promotion]:
+    """Promotions, refusals and rollbacks that count at `as_of`, in the ledger's order.
+
+    A row counts from its own `as_of`. One without (a rollback, a promotion past missing gates) counts from the end of
+    the data that had been ingested when it was decided, and never before a row that it follows.
+    """
+    known, latest = [], datetime.min
+    for row in promotions:
+        moment = row.as_of or max(latest, data_end(ingestions, by=row.decided_at) or latest)
+        latest = max(latest, moment)
+        if moment <= as_of:
+            known.append(row)
+    return known
+
+
+def champion_of(promotions: Sequence[Promotion]) -> str | None:
+    """The version that decides after these rows; None before the first promotion."""
+    return next((row.model_version for row in reversed(promotions) if row.kind != "refuse"), None)
+
+
+def known_ingestions(ingestions: Sequence[Ingestion], as_of: datetime) -> list[Ingestion]:
+    """Sources that had begun at `as_of`; `is_whole` tells which had ended, too.
+
+    One without a single readable day counts from the end of the data that was there when it was recorded.
+    """
+    known = []
+    for row in ingestions:
+        since = datetime.combine(row.first_day, time()) if row.first_day else data_end(ingestions, by=row.recorded_at)
+        if since is None or since < as_of or (row.first_day is None and since == as_of):
+            known.append(row)
+    return known
+
+
+def is_whole(ingestion: Ingestion, as_of: datetime) -> bool:
+    """Whether all of a source lies before `as_of`; only then are its counts a fact of that moment."""
+    return ingestion.last_day is None or _end_of(ingestion) <= as_of
+
+
+def data_end(ingestions: Sequence[Ingestion], *, by: datetime) -> datetime | None:
+    """Midnight that ends the last day of data ingested by a wall-clock moment; None before the first ingestion."""
+    return max((_end_of(row) for row in ingestions if row.last_day and row.recorded_at <= by), default=None)
+
+
+def _end_of(ingestion: Ingestion) -> datetime:
+    return datetime.combine(ingestion.last_day or datetime.min, time()) + timedelta(days=1)
