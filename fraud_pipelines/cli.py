@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fraud_pipelines.errors import FraudPipelinesError, SettingInvalid
+from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.settings import PROJECT_ROOT, Settings, load_settings
 
 EXIT_CODES = """
@@ -159,10 +160,16 @@ def train(
             formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
         ),
     ] = None,
-    train_days: Annotated[int, typer.Option(min=1, help="Days of training data, validation included.")] = 56,
-    validation_days: Annotated[int, typer.Option(min=0, help="Last days of these: thresholds are chosen there.")] = 7,
-    test_days: Annotated[int, typer.Option(min=1, help="Days of test data.")] = 14,
-    label_delay_days: Annotated[int, typer.Option(min=0, help="Days until labels are known.")] = 7,
+    train_days: Annotated[
+        int, typer.Option(min=1, help="Days of training data, validation included.")
+    ] = TimeSplit.train_days,
+    validation_days: Annotated[
+        int, typer.Option(min=0, help="Last days of these: thresholds are chosen there.")
+    ] = TimeSplit.validation_days,
+    test_days: Annotated[int, typer.Option(min=1, help="Days of test data.")] = TimeSplit.test_days,
+    label_delay_days: Annotated[
+        int, typer.Option(min=0, help="Days until labels are known.")
+    ] = TimeSplit.label_delay_days,
 ) -> None:
     """Train a candidate, evaluate it beside the champion on the same rows, promote it if the gates allow."""
     from fraud_pipelines.orchestration import keys
@@ -304,9 +311,7 @@ def _verify_documents() -> None:
     settings = load_settings()
     files = verify_archive(open_ledger(settings.ledger_url).reports(), settings.reports)
     for file in files:
-        output.print(
-            f"{'ok     ' if file.is_intact else 'BROKEN '} {file.report.sha256}  {file.path}", soft_wrap=True
-        )
+        output.print(f"{'ok     ' if file.is_intact else 'BROKEN '} {file.report.sha256}  {file.path}", soft_wrap=True)
     broken = [file.path for file in files if not file.is_intact]
     if broken:
         raise ContractBroken(

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from fraud_pipelines import __version__
 from fraud_pipelines.settings import PROJECT_ROOT, load_settings
+from serving.headers import OwnOriginOnly
 from serving.openapi import corrected
 from serving.problems import OneErrorShape, Problem, RefusalsAreNotErrors
 from serving.schemas import Answer, Transaction
@@ -121,4 +122,5 @@ async def openapi(_: Request) -> JSONResponse:
 
 
 pages.router.routes += [Route("/model", model, methods=["GET"]), Route("/docs.json", openapi, methods=["GET"])]
+FraudScorer.add_asgi_middleware(OwnOriginOnly)  # type: ignore[attr-defined]  # the decorator made it a Service
 FraudScorer.add_asgi_middleware(OneErrorShape)  # type: ignore[attr-defined]  # the decorator made it a Service

@@ -54,13 +54,14 @@ def _numbers_in(text: str, wanted: set[str]) -> Iterator[str]:
 def _duckdb(path: Path) -> Iterator[str]:
     with duckdb.connect(str(path), read_only=True) as connection:
         columns = connection.execute(
-            "select schema_name, table_name, column_name from duckdb_columns() where not internal"
+            "select schema_name, table_name, column_name from duckdb_columns() where not internal "
+            "and data_type not in ('DOUBLE', 'FLOAT', 'BOOLEAN', 'DATE') and data_type not like 'TIMESTAMP%'"
         ).fetchall()
         for schema, table, column in columns:
-            # Any type as text: a number may be stored as a number.
+            # Whole numbers too: a card number may be stored as one.
+            text = f'cast("{column}" as varchar)'
             values = connection.execute(
-                f'select distinct cast("{column}" as varchar) as value from "{schema}"."{table}" '
-                f"where regexp_matches(value, '{_RUN.pattern}')"
+                f'select distinct {text} from "{schema}"."{table}" where regexp_matches({text}, \'{_RUN.pattern}\')'
             )
             for (value,) in values.fetchall():
                 yield value
@@ -73,10 +74,10 @@ def _sqlite(path: Path) -> Iterator[str]:
         for name in names:
             for row in connection.execute(f'select * from "{name}"'):
                 for value in row:
-                    if isinstance(value, bytes):
+                    if isinstance(value, bytes) and len(value) >= _DIGITS:
                         yield value.decode("latin-1")
                         yield from _unpacked(value)
-                    elif isinstance(value, int):
+                    elif isinstance(value, int) and value >= 10 ** (_DIGITS - 1):
                         yield str(value)
 
 

@@ -49,9 +49,7 @@ def compliance_report(
         as_of=config.as_of,
         materialized=lineage_evidence(context),
     )
-    report = publish(
-        composed, render_pdf, ledger=books, kind=COMPLIANCE_REPORT, root=documents.open(), suffix=".pdf"
-    )
+    report = publish(composed, render_pdf, ledger=books, kind=COMPLIANCE_REPORT, root=documents.open(), suffix=".pdf")
     index = evidence_rows(composed.document)
     return dg.MaterializeResult(
         metadata={

@@ -22,7 +22,9 @@ class TrainingConfig(dg.Config):
         TimeSplit.train_days, ge=1, description="Days of training data, validation included; at least 1."
     )
     validation_days: int = Field(
-        TimeSplit.validation_days, ge=0, description="Last days of these: thresholds are chosen there; below train_days."
+        TimeSplit.validation_days,
+        ge=0,
+        description="Last days of these: thresholds are chosen there; below train_days.",
     )
     test_days: int = Field(TimeSplit.test_days, ge=1, description="Days of test data; at least 1.")
     label_delay_days: int = Field(

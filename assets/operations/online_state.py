@@ -14,8 +14,9 @@ class OnlineStateConfig(dg.Config):
     """Which moment the store shall know of."""
 
     as_of: str | None = None
-    """ISO time, UTC, exclusive: nothing that happened or became known then or later goes in. Default: just after the last
-    transaction."""
+    """ISO time, UTC, exclusive: nothing that happened or became known then or later goes in.
+
+    Default: just after the last transaction."""
 
 
 @dg.asset(

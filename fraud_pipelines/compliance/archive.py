@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -84,13 +84,14 @@ def keep_evidence(session: Session, report_id: str, materialized: Mapping[str, E
 
 def kept_evidence(session: Session, report_id: str) -> dict[str, Evidence]:
     """The materializations a document was first printed from, by asset; empty for one that never was."""
-    names = [name for name in tables.PRINTED_EVIDENCE.columns if name != "report_id"]
+    names = [field.name for field in fields(Evidence)]
     rows = session.query(
         f"select {', '.join(names)} from {tables.PRINTED_EVIDENCE.name} where report_id = :report_id order by asset",
         report_id=report_id,
     )
     rows = rows.astype(object).where(rows.notna(), None)
-    return {row["asset"]: Evidence(**row) for row in rows.to_dict("records")}
+    found = [Evidence(*row) for row in rows.itertuples(index=False, name=None)]
+    return {evidence.asset: evidence for evidence in found}
 
 
 def latest_report(reports: Sequence[Report], kind: str) -> Report | None:

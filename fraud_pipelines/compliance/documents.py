@@ -8,9 +8,10 @@ import pandas as pd
 from fraud_pipelines import tables
 from fraud_pipelines.compliance import results, sections
 from fraud_pipelines.compliance.blocks import Block, Document, Fact, Grid, Identity, Paragraph, Section, numbered_facts
-from fraud_pipelines.compliance.facts import MODEL_NAME, ReportFacts
+from fraud_pipelines.compliance.facts import ReportFacts
 from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.ledger.records import Report
+from fraud_pipelines.models.registry import MODEL_NAME
 
 COMPLIANCE_REPORT, MODEL_CARD = "compliance_report", "model_card"
 MOST_SPANS = 5

@@ -24,7 +24,6 @@ from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.ledger.records import Ingestion, Promotion
 from fraud_pipelines.warehouse.interface import Session
 
-MODEL_NAME = "fraud-scorer"
 CROSSWALK = Path(__file__).with_name("crosswalk.yml")
 
 GATE_COLUMNS = ["name", "passed", "value", "limit", "words"]
@@ -307,7 +306,7 @@ def _ingestion_rows(ingestions: Sequence[Ingestion], as_of: datetime) -> pd.Data
 def _quarantine_rows(counts: pd.DataFrame, ingestions: Sequence[Ingestion], as_of: datetime) -> pd.DataFrame:
     """The most frequent reasons among the sources that lie before `as_of` as a whole."""
     whole = [row.ingestion_id for row in ingestions if is_whole(row, as_of)]
-    found = counts[counts["ingestion_id"].isin(whole)].groupby("reason", as_index=False)["rows"].sum()
+    found = counts[counts["ingestion_id"].isin(whole)].groupby("reason")["rows"].sum().reset_index()
     return found.sort_values(["rows", "reason"], ascending=[False, True]).head(MOST_REASONS).reset_index(drop=True)
 
 

@@ -5,9 +5,11 @@ so the two are never compared: a row without a moment of its own counts from the
 """
 
 from collections.abc import Sequence
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 from fraud_pipelines.ledger.records import Ingestion, Promotion
+
+BEFORE_ALL = datetime(1, 1, 1)
 
 
 def known_promotions(
@@ -18,7 +20,7 @@ def known_promotions(
     A row counts from its own `as_of`. One without (a rollback, a promotion past missing gates) counts from the end of
     the data that had been ingested when it was decided, and never before a row that it follows.
     """
-    known, latest = [], datetime.min
+    known, latest = [], BEFORE_ALL
     for row in promotions:
         moment = row.as_of or max(latest, data_end(ingestions, by=row.decided_at) or latest)
         latest = max(latest, moment)
@@ -47,13 +49,14 @@ def known_ingestions(ingestions: Sequence[Ingestion], as_of: datetime) -> list[I
 
 def is_whole(ingestion: Ingestion, as_of: datetime) -> bool:
     """Whether all of a source lies before `as_of`; only then are its counts a fact of that moment."""
-    return ingestion.last_day is None or _end_of(ingestion) <= as_of
+    return ingestion.last_day is None or _end_of(ingestion.last_day) <= as_of
 
 
 def data_end(ingestions: Sequence[Ingestion], *, by: datetime) -> datetime | None:
     """Midnight that ends the last day of data ingested by a wall-clock moment; None before the first ingestion."""
-    return max((_end_of(row) for row in ingestions if row.last_day and row.recorded_at <= by), default=None)
+    days = [row.last_day for row in ingestions if row.last_day and row.recorded_at <= by]
+    return _end_of(max(days)) if days else None
 
 
-def _end_of(ingestion: Ingestion) -> datetime:
-    return datetime.combine(ingestion.last_day or datetime.min, time()) + timedelta(days=1)
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day, time()) + timedelta(days=1)

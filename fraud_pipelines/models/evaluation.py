@@ -85,7 +85,8 @@ def evaluate(
     if rows.empty:
         raise EmptySample(
             f"No test row of {since:%Y-%m-%d} to {until:%Y-%m-%d} is left: {len(test)} are labelled, of which "
-            f"{int(known.sum())} belong to cards already known as compromised. Test on more days: fraud train --test-days N"
+            f"{int(known.sum())} belong to cards already known as compromised. "
+            "Test on more days: fraud train --test-days N"
         )
     probabilities = bundle.predict(to_matrix(rows, bundle.feature_names))
     truth = rows["is_fraud"].to_numpy(bool)

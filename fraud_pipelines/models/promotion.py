@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
-import pandas as pd
-
 from fraud_pipelines import limits, tables
 from fraud_pipelines.errors import NoChampion, PromotionRefused
 from fraud_pipelines.ledger.records import Promotion
@@ -149,7 +147,7 @@ def served_parity(session: Session, ledger: ServedDecisions, as_of: datetime) ->
     if not served:
         return None
     first, last = min(served), max(served)
-    found = session.query(
+    found = session.query_arrow(
         f"""
         select day, max(compared_count) as compared, sum(mismatch_count) as mismatches
         from {tables.PARITY.name} where day >= :first and day <= :last group by day
@@ -157,13 +155,13 @@ def served_parity(session: Session, ledger: ServedDecisions, as_of: datetime) ->
         first=first,
         last=last,
     )
-    rows = {row.day.to_pydatetime(): row for row in found.itertuples() if row.day.to_pydatetime() in served}
+    rows = {row["day"]: row for row in found.to_pylist() if row["day"] in served}
     return ServedParity(
         first=first,
         last=last,
         decisions=sum(served.values()),
-        compared=sum(min(int(row.compared), served[day]) for day, row in rows.items()),
-        mismatches=sum(int(row.mismatches) for row in rows.values()),
+        compared=sum(min(int(row["compared"]), served[day]) for day, row in rows.items()),
+        mismatches=sum(int(row["mismatches"]) for row in rows.values()),
     )
 
 

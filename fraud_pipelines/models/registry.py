@@ -314,8 +314,8 @@ def _local_path(url: str) -> Path | None:
 
 def _bundle_missing(version: str, place: str) -> BundleCorrupt:
     return BundleCorrupt(
-        f"Version {version} of {MODEL_NAME} is registered, but its bundle is not at {place}. Restore that folder, or set "
-        "FRAUD_ARTIFACTS_URL to where the artefacts are, then run: fraud doctor"
+        f"Version {version} of {MODEL_NAME} is registered, but its bundle is not at {place}. Restore that folder, "
+        "or set FRAUD_ARTIFACTS_URL to where the artefacts are, then run: fraud doctor"
     )
 
 

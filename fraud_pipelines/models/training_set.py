@@ -106,7 +106,8 @@ def split_for(
         raise MissingPartition(
             f"{tables.TRANSACTION_FEATURES} end at {last:%Y-%m-%d %H:%M}, before the test window "
             f"{split.test_since:%Y-%m-%d} to {split.test_until:%Y-%m-%d} of a run as of {split.as_of:%Y-%m-%d}. "
-            f"Run: fraud materialize features --from {last:%Y-%m-%d} --to {split.test_until - timedelta(days=1):%Y-%m-%d}, "
+            f"Run: fraud materialize features --from {last:%Y-%m-%d} "
+            f"--to {split.test_until - timedelta(days=1):%Y-%m-%d}, "
             "or train as of an earlier moment: fraud train --as-of DAY"
         )
     return split

@@ -51,7 +51,8 @@ def group_rates(
     frauds is null.
 
     Args:
-        judged: one row per labelled transaction that `model_version` scored: `decision`, `is_fraud` and the attributes (null = unknown).
+        judged: one row per labelled transaction that `model_version` scored: `decision`, `is_fraud` and the
+            attributes (null = unknown).
     """
     rows = []
     for attribute in ATTRIBUTES:

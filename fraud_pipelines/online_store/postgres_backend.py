@@ -43,7 +43,8 @@ _HISTORY = state.history_statement("online_store.", "%s")
 _T = ", ".join(state.TRANSACTION_COLUMNS)
 _L = ", ".join(state.LABEL_COLUMNS)
 _INSERT_TRANSACTION = (
-    f"insert into online_store.transactions ({_T}, from_warehouse) values (%s, %s, %s, %s, %s, 0) on conflict do nothing"
+    f"insert into online_store.transactions ({_T}, from_warehouse) values (%s, %s, %s, %s, %s, 0) "
+    "on conflict do nothing"
 )
 _INSERT_LABEL = (
     f"insert into online_store.label_arrivals ({_L}, from_warehouse) values (%s, %s, %s, %s, %s, %s, 0) "
@@ -118,9 +119,7 @@ class PostgresOnlineStore:
                     (as_of_us, horizon),
                 )
                 # The warehouse's row takes the place of the one that serving recorded.
-                cursor.execute(
-                    f"delete from online_store.{table} where ({key}) in (select {key} from new_{table})"
-                )
+                cursor.execute(f"delete from online_store.{table} where ({key}) in (select {key} from new_{table})")
                 cursor.execute(
                     f"insert into online_store.{table} ({columns}, from_warehouse) select {columns}, 1 "
                     f"from new_{table} on conflict do nothing"

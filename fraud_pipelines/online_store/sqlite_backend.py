@@ -43,9 +43,7 @@ _L = ", ".join(state.LABEL_COLUMNS)
 _INSERT_TRANSACTION = (
     f"insert into transactions ({_T}, from_warehouse) values (?, ?, ?, ?, ?, 0) on conflict do nothing"
 )
-_INSERT_LABEL = (
-    f"insert into label_arrivals ({_L}, from_warehouse) values (?, ?, ?, ?, ?, ?, 0) on conflict do nothing"
-)
+_INSERT_LABEL = f"insert into label_arrivals ({_L}, from_warehouse) values (?, ?, ?, ?, ?, ?, 0) on conflict do nothing"
 # The warehouse's row takes the place of the one that serving recorded.
 _REPLACE_TRANSACTION = f"insert or replace into transactions ({_T}, from_warehouse) values (?, ?, ?, ?, ?, 1)"
 _REPLACE_LABEL = f"insert or replace into label_arrivals ({_L}, from_warehouse) values (?, ?, ?, ?, ?, ?, 1)"

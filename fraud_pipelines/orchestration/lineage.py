@@ -38,6 +38,7 @@ def _jobs(defs: dg.Definitions) -> Iterator[str]:
 
 def _automation(defs: dg.Definitions) -> Iterator[str]:
     for schedule in sorted(defs.schedules or [], key=lambda schedule: schedule.name):
-        yield f"schedule {schedule.name}: {schedule.cron_schedule} UTC -> {schedule.job_name}"
+        if isinstance(schedule, dg.ScheduleDefinition):
+            yield f"schedule {schedule.name}: {schedule.cron_schedule} UTC -> {schedule.job_name}"
     for sensor in sorted(defs.sensors or [], key=lambda sensor: sensor.name):
         yield f"sensor {sensor.name}: -> {sensor.job_name}"

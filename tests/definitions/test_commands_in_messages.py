@@ -20,7 +20,7 @@ FILLED = "FILLED"
 
 _NAMED = re.compile(r"\bfraud (?P<name>[a-z]+)\b")
 # Before a command that is to be run as it stands: it must be whole.
-_TOLD = re.compile(r"(?:: {1,2}|:\n *|\b[Rr]un |\|   |^)$")
+_TOLD = re.compile(r"(?:: {1,2}|:\n *|\b[Rr]un |\|   |\n *|^)$")
 # Before a word that surely is a command, whole or not ("`fraud promote` and `fraud rollback` restore the alias").
 _QUOTED = re.compile(r"(?:`|\.venv/bin/)$")
 # Where the sentence goes on after a command.
@@ -111,8 +111,9 @@ def test_every_command_named_exists_with_its_options(path):
         ("runs any `fraud promote` or `fraud rollback`", []),
         ("Run: fraud materialize --since 2026-01-01", [
             "fraud materialize --since 2026-01-01: no option --since",
+            "fraud materialize --since 2026-01-01: an argument is missing",
         ]),
-        ("Run: fraud ingest FILE --mapping NAME, then: fraud materialize", ["fraud materialize: an argument is missing"]),
+        ("Run: fraud train, then: fraud materialize", ["fraud materialize: an argument is missing"]),
         ("Run: fraud materialize for the missing days.", [
             f"fraud materialize for the missing days: {word} is no stage or asset"
             for word in ("for", "the", "missing", "days")

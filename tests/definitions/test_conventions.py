@@ -57,6 +57,48 @@ def test_every_stage_has_a_check(graph):
     assert {"raw", "features", "models", "monitoring", "compliance"} <= checked
 
 
+# What must stop everything after it. Whoever adds a blocking check adds it here too.
+BLOCKING = {
+    "raw/transactions": ("transactions_meet_their_expectations", "card_ids_are_tokens"),
+    "raw/labels": ("no_label_precedes_its_transaction",),
+    "features/transaction_features": ("every_transaction_has_features", "every_transaction_has_one_feature_row"),
+    "models/training_set": (
+        "no_training_label_was_known_too_late",
+        "the_days_trained_on_are_sound",
+        "training_ends_a_label_delay_before_the_test",
+    ),
+    "models/candidate": ("candidate_bundle_is_sound",),
+    "models/champion": ("champion_matches_ledger", "champion_bundle_is_sound"),
+}
+
+
+def test_checks_that_guard_a_later_stage_block_it(graph):
+    expected = {
+        dg.AssetCheckKey(dg.AssetKey.from_user_string(asset), name)
+        for asset, names in BLOCKING.items()
+        for name in names
+    }
+    blocking = {key for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert sorted(key.name for key in expected - blocking) == []
+    # Checks of dbt are named in its schema files.
+    ours = {item.name for item in _python_checks()}
+    assert sorted(key.name for key in blocking - expected if key.name in ours) == []
+
+
+def test_no_alarm_about_a_running_model_stops_the_work(graph):
+    stages = {key.asset_key.path[0] for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert stages <= {"raw", "staging", "features", "models"}
+
+
+def _python_checks():
+    from checks import compliance, features, models, monitoring, raw
+
+    for module in (raw, features, models, monitoring, compliance):
+        for item in vars(module).values():
+            if isinstance(item, dg.AssetChecksDefinition):
+                yield from item.check_keys
+
+
 def test_check_names_are_facts(graph):
     commands = re.compile(r"^(check|test|validate|verify)_")
     ours = {key.name for key in graph.asset_check_keys if "source_" not in key.name}

@@ -95,6 +95,29 @@ def test_a_range_that_lost_its_transactions_loses_its_rows(full_run):
         run("run", "--select", "features", since=since, until=until)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from {table} where transaction_id = (select min(transaction_id) from {table})",
+        "insert into {table} select * from {table} limit 1",
+        "insert into {table} select * replace ('nobody' as transaction_id) from {table} limit 1",
+    ],
+    ids=["a row is missing", "a row is there twice", "a row is of no transaction"],
+)
+def test_dbt_notices_rows_that_do_not_match_their_transactions(full_run, change):
+    warehouse, run, expected = full_run
+    one_row = ("test", "--select", "every_transaction_has_one_feature_row")
+    run(*one_row)
+    warehouse.execute(change.format(table=tables.TRANSACTION_FEATURES))
+    try:
+        with pytest.raises(AssertionError, match="every_transaction_has_one_feature_row: fail"):
+            run(*one_row)
+    finally:
+        emptied(warehouse)
+        run("run", "--select", "features")
+    pd.testing.assert_frame_equal(feature_rows(warehouse), expected, check_exact=True)
+
+
 def test_an_empty_window_is_refused(full_run):
     _, run, _ = full_run
     with pytest.raises(AssertionError, match="window is empty"):

@@ -1,9 +1,13 @@
+import os
+import shutil
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from fraud_pipelines.errors import SettingInvalid
-from fraud_pipelines.settings import Settings, load_settings
+from fraud_pipelines.settings import PROJECT_ROOT, Settings, load_settings
 
 
 def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
@@ -37,6 +41,12 @@ def test_a_short_token_key_is_refused_and_not_repeated(tmp_settings, monkeypatch
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_token_key_has_at_least_32_characters(tmp_settings, monkeypatch):
+    with pytest.raises(SettingInvalid, match="at least 32 characters"):
+        load(monkeypatch, FRAUD_TOKEN_KEY="k" * 31)
+    assert load(monkeypatch, FRAUD_TOKEN_KEY="k" * 32).card_token_key() == b"k" * 32
+
+
 def test_outside_production_a_key_is_made_once_and_kept_private(tmp_settings, monkeypatch):
     monkeypatch.delenv("FRAUD_TOKEN_KEY")
     settings = load(monkeypatch)
@@ -50,3 +60,56 @@ def test_outside_production_a_key_is_made_once_and_kept_private(tmp_settings, mo
 
 def test_the_secret_does_not_print(tmp_settings):
     assert tmp_settings.token_key.get_secret_value() not in repr(tmp_settings)
+
+
+def test_relative_places_lie_in_the_project_folder_wherever_the_process_stands(tmp_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load(
+        monkeypatch,
+        FRAUD_HOME="somewhere",
+        FRAUD_WAREHOUSE_URL="duckdb:///stores/w.duckdb",
+        FRAUD_LEDGER_URL="sqlite:///stores/l.sqlite",
+        FRAUD_ONLINE_STORE_URL="sqlite:///stores/o.sqlite",
+        FRAUD_REGISTRY_URL="sqlite:///stores/r.sqlite",
+        FRAUD_ARTIFACTS_URL="stores/artifacts",
+        FRAUD_INBOX="stores/inbox",
+    )
+    assert settings.home == PROJECT_ROOT / "somewhere"
+    assert settings.warehouse_url == f"duckdb:///{PROJECT_ROOT}/stores/w.duckdb"
+    assert settings.ledger_url == f"sqlite:///{PROJECT_ROOT}/stores/l.sqlite"
+    assert settings.online_store_url == f"sqlite:///{PROJECT_ROOT}/stores/o.sqlite"
+    assert settings.registry_url == f"sqlite:///{PROJECT_ROOT}/stores/r.sqlite"
+    assert settings.artifacts_url == f"{PROJECT_ROOT}/stores/artifacts"
+    assert settings.inbox == PROJECT_ROOT / "stores" / "inbox"
+
+
+def test_absolute_places_and_servers_stay_as_written(tmp_settings, tmp_path, monkeypatch):
+    written = {
+        "warehouse_url": "postgresql+psycopg2://u:p@db/fraud",
+        "ledger_url": f"sqlite:///{tmp_path}/l.sqlite",
+        "registry_url": "http://mlflow:5000",
+        "artifacts_url": "s3://bucket/artifacts",
+    }
+    settings = load(monkeypatch, **{f"FRAUD_{name.upper()}": value for name, value in written.items()})
+    assert {name: getattr(settings, name) for name in written} == written
+
+
+def test_the_env_file_of_the_project_is_read_wherever_the_process_stands(tmp_path):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "fraud_pipelines").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name in ("__init__.py", "errors.py", "settings.py"):
+        shutil.copy(PROJECT_ROOT / "fraud_pipelines" / name, project / "fraud_pipelines" / name)
+    (project / ".env").write_text("FRAUD_SERVING_PORT=4001\nFRAUD_HOME=data\n")
+    (elsewhere / ".env").write_text("FRAUD_SERVING_PORT=4002\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+    code = "from fraud_pipelines.settings import Settings; s = Settings(); print(s.serving_port, s.home)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere,
+        env=environment | {"PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed.split() == ["4001", str(project.resolve() / "data")]

@@ -253,6 +253,21 @@ def test_a_test_row_in_the_label_delay_is_caught(world):
     assert 1 <= result.metadata["gap_days"].value < 2
 
 
+def test_a_transaction_on_both_sides_is_caught(world):
+    world.run(training_set)
+    assert world.check("training_ends_a_label_delay_before_the_test").passed
+    world.warehouse.open().execute(
+        f"insert into {tables.TRAINING_SET} select * replace ('test' as part, :moment as event_time) "
+        f"from {tables.TRAINING_SET} where transaction_id = "
+        f"(select min(transaction_id) from {tables.TRAINING_SET} where part = 'train')",
+        moment=datetime(2026, 1, 23),
+    )
+    result = world.check("training_ends_a_label_delay_before_the_test")
+    assert not result.passed
+    assert result.metadata["transactions_twice"].value == 1
+    assert result.metadata["gap_days"].value >= result.metadata["limit_days"].value
+
+
 def test_missing_labels_are_caught(world):
     world.warehouse.open().execute(
         f"delete from {tables.LABELS.name} where not is_fraud and event_time >= '2026-01-26'"
@@ -282,6 +297,15 @@ def test_flagging_at_random_is_caught(world):
     result = world.check("flagging_beats_chance")
     assert not result.passed
     assert result.metadata["lift"].value == pytest.approx(1.0, abs=0.35)
+
+
+def test_flagging_nothing_is_caught(world):
+    world.run(training_set, candidate, evaluation)
+    world.warehouse.open().execute(f"update {tables.EVALUATION_SCORES.name} set fraud_probability = 0.0")
+    result = world.check("flagging_beats_chance")
+    assert not result.passed
+    assert result.metadata["flagged_share"].value == 0.0
+    assert result.metadata["lift"].value == "undefined: nothing was flagged, or there was no fraud"
 
 
 def test_an_alias_moved_behind_the_ledgers_back_is_caught(world):

@@ -52,6 +52,13 @@ def test_report_bytes_match_the_archive(printed):
     assert compliance.report_bytes_match_the_archive(ledger, documents).metadata["found_sha256"].value == "file is gone"
 
 
+def test_an_empty_archive_is_no_intact_archive(tmp_path):
+    ledger = LedgerResource(url=f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    result = compliance.report_bytes_match_the_archive(ledger, DocumentsResource(root=str(tmp_path / "reports")))
+    assert not result.passed
+    assert (result.metadata["archived"].value, result.metadata["broken"].value) == (0, 0)
+
+
 def test_no_card_number_in_the_report(printed):
     warehouse, resource, *_ = printed
     assert compliance.no_card_number_in_the_report(resource).passed

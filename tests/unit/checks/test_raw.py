@@ -140,6 +140,75 @@ def test_an_expectation_that_cannot_be_computed_is_an_error_and_not_a_failure():
     assert "does not exist" in errors[0].error
 
 
+def test_an_expectation_that_cannot_be_computed_blocks_what_comes_after(url, monkeypatch):
+    import great_expectations.expectations as gxe
+
+    fill(url, transactions())
+    about_nothing = [gxe.ExpectColumnValuesToNotBeNull(column="no_such_column")]
+    monkeypatch.setattr(raw_checks, "transactions_suite", lambda since, until: about_nothing)
+    evaluation, metadata, ran_downstream = run(url, raw_checks.transactions_meet_their_expectations)
+    assert not evaluation.passed
+    assert not ran_downstream
+    assert (metadata["failed_count"], metadata["error_count"]) == (0, 1)
+    assert list(metadata["errors"]) == ["expect_column_values_to_not_be_null(no_such_column)"]
+
+
+# Every column has a value, and each bound of the suite is met by a row exactly.
+WHOLE = {
+    "event_time": [DAY, DAY + timedelta(hours=6), DAY + timedelta(hours=12), DAY + timedelta(days=1, microseconds=-1)],
+    "amount_minor": [0, 1250, 1250, limits.LARGEST_AMOUNT_MINOR],
+    "channel": "pos",
+    "country": "DE",
+    "home_latitude": [90.0, 1.0, 1.0, -90.0],
+    "home_longitude": [180.0, 1.0, 1.0, -180.0],
+    "merchant_latitude": [90.0, 1.0, 1.0, -90.0],
+    "merchant_longitude": [180.0, 1.0, 1.0, -180.0],
+}
+
+
+def failing(rows):
+    frame = raw_checks.transactions_frame(rows)
+    found = raw_checks.run_suite(frame, raw_checks.transactions_suite(DAY, DAY + timedelta(days=1)))
+    assert [item.error for item in found if item.error] == []
+    return [item.name for item in found if not item.passed]
+
+
+def test_values_on_the_bounds_meet_every_expectation():
+    assert failing(transactions(**WHOLE)) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expectation"),
+    [
+        ("event_time", DAY - timedelta(microseconds=1), "expect_column_values_to_be_between(event_time_us)"),
+        ("event_time", DAY + timedelta(days=1), "expect_column_values_to_be_between(event_time_us)"),
+        ("amount_minor", -1, "expect_column_values_to_be_between(amount_minor)"),
+        ("amount_minor", limits.LARGEST_AMOUNT_MINOR + 1, "expect_column_values_to_be_between(amount_minor)"),
+        ("currency", "USD", "expect_column_unique_value_count_to_be_between(currency)"),
+        ("channel", "telex", "expect_column_distinct_values_to_be_in_set(channel)"),
+        ("country", "DEU", "expect_column_value_lengths_to_equal(country)"),
+        ("home_latitude", 90.5, "expect_column_values_to_be_between(home_latitude)"),
+        ("home_longitude", -180.5, "expect_column_values_to_be_between(home_longitude)"),
+        ("merchant_latitude", -90.5, "expect_column_values_to_be_between(merchant_latitude)"),
+        ("merchant_longitude", 180.5, "expect_column_values_to_be_between(merchant_longitude)"),
+        ("transaction_id", "t0", "expect_column_values_to_be_unique(transaction_id)"),
+        ("transaction_id", None, "expect_column_values_to_not_be_null(transaction_id)"),
+        ("card_id", None, "expect_column_values_to_not_be_null(card_id)"),
+        ("merchant_id", None, "expect_column_values_to_not_be_null(merchant_id)"),
+        ("amount_minor", None, "expect_column_values_to_not_be_null(amount_minor)"),
+        ("currency", None, "expect_column_values_to_not_be_null(currency)"),
+    ],
+)
+def test_each_expectation_fails_by_itself(column, value, expectation):
+    rows = transactions(**WHOLE)
+    rows[column] = [rows[column][0], value, *rows[column][2:]]
+    assert failing(rows) == [expectation]
+
+
+def test_a_currency_that_no_feature_can_take_is_noticed_in_every_row():
+    assert failing(transactions(**WHOLE, currency="EURO")) == ["expect_column_distinct_values_to_be_in_set(currency)"]
+
+
 def test_a_bare_card_number_is_noticed_and_not_repeated(url):
     fill(url, transactions(card_id=[TOKEN, TOKEN, "4111111111111111", TOKEN]))
     evaluation, metadata, ran_downstream = run(url, raw_checks.card_ids_are_tokens)
@@ -211,6 +280,24 @@ def test_a_label_without_its_transaction_is_noticed(url):
     evaluation, metadata, _ = run(url, raw_checks.labels_have_transactions)
     assert not evaluation.passed
     assert metadata["without_transaction"] == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "known"),
+    [
+        (timedelta(days=-1), timedelta(hours=-1)),  # known before the transaction, not before its own event time
+        (timedelta(hours=2), timedelta(hours=1)),  # known before its own event time, not before the transaction
+    ],
+)
+def test_labels_with_another_event_time_than_their_transactions_are_noticed(url, event, known):
+    rows = transactions()
+    fill(url, rows, labels(rows).assign(event_time=rows["event_time"] + event, known_at=rows["event_time"] + known))
+    evaluation, metadata, _ = run(url, raw_checks.no_label_precedes_its_transaction)
+    assert not evaluation.passed
+    assert metadata["too_early"] == 4
+    evaluation, metadata, _ = run(url, raw_checks.labels_have_transactions)
+    assert not evaluation.passed
+    assert metadata["without_transaction"] == 4
 
 
 def test_labels_of_known_transactions_pass(url):

@@ -204,7 +204,9 @@ def test_a_run_on_unchanged_data_does_not_change_the_content_hash(facts):
     def again(evidence):
         return replace(evidence, run_id="another", partition="2026-03-30", data_hash="99" * 32)
 
-    rerun = {name: replace(group, evidence=replace(group.evidence, run_id="another")) for name, group in facts.sourced()}
+    rerun = {
+        name: replace(group, evidence=replace(group.evidence, run_id="another")) for name, group in facts.sourced()
+    }
     later = replace(facts, **rerun, lineage=tuple(again(evidence) for evidence in facts.lineage))
     # Code and ledger have no run; giving them one is a change.
     kept = {name: group for name, group in facts.sourced() if group.evidence.run_id is None}
@@ -279,3 +281,19 @@ def test_number_ids_count_within_a_section(facts):
     for section in {number.split(".")[0] for number in ids}:
         positions = [int(number.split(".")[1]) for number in ids if number.split(".")[0] == section]
         assert positions == list(range(1, len(positions) + 1))
+
+
+def test_what_was_not_computed_is_printed_as_not_available(bare_facts):
+    """A missing table, drift and curves: never blank, never left out."""
+    nothing = replace(bare_facts.evaluation_scores, rows=bare_facts.evaluation_scores.rows.iloc[:0])
+    rows = evidence_rows(compliance_report(replace(bare_facts, evaluation_scores=nothing)))
+    missing = set(rows.loc[rows["printed_value"] == NOT_AVAILABLE, "label"])
+    assert {"Drift", "Curves", "In operation, on mature labels", "Rates per group"} <= missing
+
+
+def test_a_fairness_finding_names_the_group(facts):
+    rates = facts.fairness.rows.copy()
+    rates.loc[rates["group_name"] == "south", "false_positive_rate"] = 0.2
+    (finding,) = open_findings(replace(facts, fairness=replace(facts.fairness, rows=rates)))
+    assert words(finding).startswith("False positive rates by region differ by a factor of at least ")
+    assert "south" in words(finding)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud_pipelines.errors import LedgerUnavailable, SettingInvalid
+from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid
 from fraud_pipelines.ledger import Decision, Ingestion, Ledger, Promotion, Report, open_ledger
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123456)
@@ -114,6 +114,25 @@ def test_reports_keep_their_order(ledger):
     for report in reports:
         ledger.archive_report(report)
     assert ledger.reports() == reports
+
+
+def test_an_archived_report_is_never_replaced(ledger):
+    report = Report("r1", "compliance_report", "1", "r1.pdf", "a" * 64, None, NOON)
+    ledger.archive_report(report)
+    ledger.archive_report(report)
+    ledger.archive_report(replace(report, created_at=datetime(2026, 1, 2)))  # the same bytes, printed again
+    assert ledger.reports() == [report]
+    with pytest.raises(ContractBroken, match=f"r1 is archived with SHA-256 {'a' * 64}; {'b' * 64} was offered"):
+        ledger.archive_report(replace(report, sha256="b" * 64))
+    assert ledger.reports() == [report]
+
+
+def test_sqlite_has_written_to_the_disk_when_a_commit_returns(tmp_path):
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    with ledger._engine.connect() as connection:
+        # 2 is FULL; with NORMAL a power failure takes the last decisions (sqlite.org/pragma.html, synchronous).
+        assert connection.exec_driver_sql("pragma synchronous").scalar() == 2
+    ledger.close()
 
 
 def test_processes_that_open_a_new_ledger_together_create_it_once(url):

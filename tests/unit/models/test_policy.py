@@ -46,6 +46,14 @@ def test_chosen_thresholds_by_hand():
     assert choose_thresholds(is_fraud, probabilities, precision_floor=0.99, review_share=0.002) == Thresholds(0.8, 0.9)
 
 
+def test_a_precision_equal_to_the_floor_is_enough():
+    # 40 frauds at 0.9 and 10 genuine at 0.8: blocking from 0.8 is right in 40 of 50, exactly 0.8.
+    probabilities = np.concatenate([np.full(40, 0.9), np.full(10, 0.8), np.full(950, 0.1)])
+    is_fraud = np.arange(1000) < 40
+    assert choose_thresholds(is_fraud, probabilities, precision_floor=0.8).block == 0.8
+    assert choose_thresholds(is_fraud, probabilities, precision_floor=0.81).block == 0.9
+
+
 def test_without_a_precise_threshold_nothing_seen_is_blocked():
     probabilities = np.concatenate([np.linspace(0.5, 0.9, 100), np.linspace(0.0, 0.4, 900)])
     is_fraud = np.zeros(1000, dtype=bool)

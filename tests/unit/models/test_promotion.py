@@ -274,7 +274,7 @@ def _serve(ledger: Ledger, day: int, count: int, features: dict[str, float | Non
                 features={"amount": 1.0, "hour": 12.0} if features is None else features,
                 request={},
                 decided_at=moment,
-            )  # fmt: skip
+            )
         )
 
 

@@ -73,6 +73,16 @@ def test_rows_are_cut_by_window_and_the_delay_between_them_is_left_out(warehouse
     assert tuple(rows.columns[8:]) == tuple(load_spec().names)
 
 
+def test_a_row_at_the_start_of_validation_belongs_to_validation(warehouse):
+    edge, before = "2026-01-06 00:00", "2026-01-05 23:59:59.999999"
+    rows = _build(
+        warehouse,
+        [*LABELS, label("edge", edge, "2026-01-08 00:00"), label("before", before, "2026-01-08 00:00")],
+        [*PAYMENTS, payment("edge", edge, card_id="c9"), payment("before", before, card_id="c8")],
+    ).frame.set_index("transaction_id")["part"]
+    assert (rows["before"], rows["edge"]) == ("train", "validation")
+
+
 @pytest.mark.parametrize(("known_at", "counts"), [("2026-01-09 00:00", True), ("2026-01-09 00:00:00.000001", False)])
 def test_a_training_label_counts_up_to_the_start_of_the_test(warehouse, known_at, counts):
     built = _build(warehouse, _with(label("t3", "2026-01-03 10:00", known_at)))

@@ -78,6 +78,22 @@ def test_limits_alarm_on_their_own_side():
     assert not by_key[("same", "wasserstein")]
 
 
+def test_a_score_at_its_limit_alarms_for_a_distance_and_not_for_a_p_value(monkeypatch):
+    def amounts():
+        rows = compare_windows(frame(1), frame(2, shift=0.5), features=NAMES, day=DAY, model_version="3")
+        return rows[rows["feature"] == "amount"].set_index("method")
+
+    for method, score in amounts()["score"].items():
+        monkeypatch.setitem(METHODS, method, (score, METHODS[method][1]))
+    assert amounts()["is_drifted"].to_dict() == {"wasserstein": True, "ks": False, "jensenshannon": True}
+
+
+def test_rows_of_both_samples_are_counted_on_their_own_side():
+    rows = compare_windows(frame(1, rows=800), frame(2, rows=300), features=NAMES, day=DAY, model_version="3")
+    assert set(rows["reference_rows"]) == {800}
+    assert set(rows["current_rows"]) == {300}
+
+
 def test_a_vanished_feature_has_drifted_and_ranks_worst():
     current = frame(2, shift=2.0)
     current["same"] = np.nan
@@ -125,6 +141,13 @@ def test_a_feature_counts_when_both_distances_alarm_whatever_ks_says():
     assert not verdict_of(rows, limit=0.5).is_drifted
 
 
+def test_a_share_at_the_limit_is_drift():
+    quiet, loud = (False, False, False), (True, True, True)
+    rows = rows_of(a=loud, b=quiet, fraud_probability=quiet)
+    assert verdict_of(rows, limit=0.5).is_drifted
+    assert not verdict_of(rows, limit=0.51).is_drifted
+
+
 def test_drift_of_the_output_alone_is_enough():
     quiet, loud = (False, False, False), (True, True, True)
     verdict = verdict_of(rows_of(a=quiet, b=quiet, fraud_probability=loud))
@@ -157,3 +180,14 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=[\"']?(?:https?:)?//", page) == []
     assert re.findall(r"@import\s+(?:url\()?[\"']?https?:", page) == []
     assert re.findall(r"url\([\"']?https?:", page) == []
+
+
+def test_the_page_compares_the_current_window_with_the_reference_and_not_the_other_way():
+    reference, current = frame(1), frame(2, shift=0.5)
+    # The distance is divided by the reference's standard deviation, so it tells the sides apart.
+    distance = stats.wasserstein_distance(reference["amount"], current["amount"])
+    score, swapped = (f"{distance / side['amount'].std(ddof=0):.2f}" for side in (reference, current))
+    page = drift_page(reference, current, features=NAMES)
+    assert score != swapped
+    assert f"Wasserstein distance (normed). Drift score: {score}" in page
+    assert f"Wasserstein distance (normed). Drift score: {swapped}" not in page

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud_pipelines.monitoring.fairness import group_rates, rate_gaps, rate_interval
+from fraud_pipelines.monitoring.fairness import false_positive_interval, group_rates, rate_gaps, rate_interval
 
 DAY = datetime(2026, 3, 1)
 
@@ -41,6 +41,13 @@ def test_a_small_group_keeps_its_counts_and_loses_its_rates():
     assert row[["flagged_share", "false_positive_rate", "true_positive_rate", "precision"]].isna().all()
 
 
+def test_a_group_of_just_enough_rows_keeps_its_rates():
+    rows = group_rates(group("18-24", caught=20, passed=480), day=DAY, model_version="3")  # 500 rows
+    row = rows[rows["attribute"] == "age_band"].iloc[0]
+    assert not row["is_suppressed"]
+    assert row["true_positive_rate"] == pytest.approx(1.0)
+
+
 def test_few_frauds_hide_only_the_true_positive_rate():
     rows = group_rates(group("18-24", caught=9, stopped=1, passed=990), day=DAY, model_version="3")
     row = rows[rows["attribute"] == "age_band"].iloc[0]
@@ -52,6 +59,11 @@ def test_unknown_attributes_are_a_group_of_their_own_and_no_gap():
     rows = group_rates(group("25-34", stopped=10, passed=990), day=DAY, model_version="3")
     assert list(rows.loc[rows["attribute"] == "gender", "group_name"]) == ["unknown"]
     assert rate_gaps(rows) == []
+
+
+def test_customers_of_unknown_age_are_no_side_of_a_gap():
+    rows = pd.concat([group("18-24", stopped=10, passed=990), group(None, stopped=300, passed=700)])
+    assert rate_gaps(group_rates(rows, day=DAY, model_version="3")) == []
 
 
 def test_rates_equal_a_masked_recomputation():
@@ -85,6 +97,12 @@ def test_a_gap_beyond_chance_shows_the_part_chance_does_not_explain():
     (gap,) = rate_gaps(group_rates(frame, day=DAY, model_version="3"))
     # Wilson, 95 %: 100 of 1000 is at least 0.08291, 10 of 1000 at most 0.01831.
     assert gap.certain_ratio == pytest.approx(0.08291 / 0.01831, rel=1e-3)
+
+
+def test_the_interval_of_a_group_counts_its_genuine_transactions_only():
+    row = pd.Series({"rows": 1000, "fraud_count": 900, "false_positive_rate": 0.1})
+    # Wilson, 95 %, 10 of 100 genuine; of 1000 it would be 0.083 to 0.120.
+    assert false_positive_interval(row) == pytest.approx((0.05523, 0.17437), abs=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,12 @@ def test_unicode_identifiers_survive():
         ),
         ({"column": "ts", "format": "%d/%m/%Y %H:%M"}, "01/06/2026 12:00", "UTC", datetime(2026, 6, 1, 12)),
         ({"column": "ts", "format": "%d/%m/%Y %H:%M"}, "01/06/2026 12:00", "Europe/Berlin", datetime(2026, 6, 1, 10)),
+        (
+            {"column": "ts", "format": "%d/%m/%Y %H:%M %z"},
+            "01/06/2026 12:00 +0300",
+            "Europe/Berlin",
+            datetime(2026, 6, 1, 9),
+        ),
         ({"column": "ts", "format": ["iso", "%d.%m.%Y"]}, "01.06.2026", "UTC", datetime(2026, 6, 1)),
     ],
 )

@@ -1,5 +1,6 @@
 """Whole loads: once, twice, overlapping, contradicting; and the days they touch."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import pandas as pd
@@ -14,6 +15,7 @@ from fraud_pipelines.raw.tokens import tokenize_card
 from fraud_pipelines.warehouse import open_warehouse
 
 KEY = b"k" * 32
+VISA = "4111111111111111"
 MAPPING = parse_mapping(
     {
         "name": "acme",
@@ -123,6 +125,16 @@ def test_of_two_rows_with_one_identifier_the_first_stays(stores, tmp_path, in_on
     )
 
 
+def test_a_contradicting_row_brings_no_label(stores, tmp_path):
+    load(stores, written(tmp_path / "in", "a.csv", payments()))
+    before = stores[0].read(tables.LABELS)
+    # Another time of t0 would be another time at which its label is known: a second label.
+    other = payments((0, {"amt": "99.00", "ts": "2026-06-02 12:00:00"})).head(2)
+    later = load(stores, written(tmp_path / "in", "b.csv", other))
+    assert (later.new_transactions, later.new_labels) == (0, 0)
+    pd.testing.assert_frame_equal(stores[0].read(tables.LABELS), before)
+
+
 def test_overlapping_files_keep_the_earlier_rows(stores, tmp_path):
     load(stores, written(tmp_path / "in", "a.csv", payments(count=3)))
     later = load(stores, written(tmp_path / "in", "b.csv", payments(count=4)))
@@ -167,10 +179,40 @@ def test_a_folder_with_customers(stores, tmp_path):
     assert (row["source_file"], row["source_row"]) == ("people.csv", 4)
 
 
+def test_no_card_number_of_a_customer_file_is_kept(stores, tmp_path):
+    folder = tmp_path / "in"
+    written(folder, "1.csv", payments(count=2))
+    written(folder, "people.csv", pd.DataFrame({"who": ["c0", "c1"], "born": "1990-01-01", "sex": ["f", VISA]}))
+    loaded = load(stores, folder)
+    assert loaded.new_customers == 1
+    assert stores[0].read(tables.CUSTOMERS)["customer_id"].tolist() == ["c0"]
+    assert VISA not in str(content(stores[0]))
+
+
+def test_a_card_number_that_names_the_customer_is_one_token_in_both_files(stores, tmp_path):
+    mapping = replace(MAPPING, card_numbers=("card_id", "customer_id"))
+    folder = tmp_path / "in"
+    written(folder, "1.csv", payments((0, {"who": VISA}), count=1))
+    written(folder, "people.csv", pd.DataFrame({"who": [VISA], "born": ["1990-01-01"], "sex": ["f"]}))
+    ingest(folder, mapping, warehouse=stores[0], ledger=stores[1], token_key=KEY)
+    token = tokenize_card(VISA, KEY)
+    assert stores[0].read(tables.CUSTOMERS)["customer_id"].tolist() == [token]
+    assert stores[0].read(tables.TRANSACTIONS)["customer_id"].tolist() == [token]
+    assert VISA not in str(content(stores[0]))
+
+
 def test_days_in_covers_the_arrivals_of_labels(tmp_path):
     path = written(tmp_path / "in", "a.csv", payments((0, {"ts": "2062-01-01"}), (1, {"ts": "never"})))
     # The typing error of 2062 is no day of this file.
     assert days_in(path, MAPPING) == (date(2026, 6, 3), date(2026, 6, 11))
+
+
+def test_days_are_those_of_utc_whatever_the_time_zone_of_the_file(tmp_path):
+    path = written(tmp_path / "in", "a.csv", payments((0, {"ts": "2026-06-01 00:30:00"}), count=1))
+    # Half past midnight in Berlin's summer is half past ten of the evening before; the label comes 7 days later.
+    berlin = replace(MAPPING, timezone="Europe/Berlin")
+    assert days_in(path, berlin) == (date(2026, 5, 31), date(2026, 6, 7))
+    assert days_in(path, MAPPING) == (date(2026, 6, 1), date(2026, 6, 8))
 
 
 def test_days_that_were_not_asked_for_are_refused_before_anything_is_written(stores, tmp_path):
@@ -247,6 +289,15 @@ def test_a_file_of_broken_rows_only_fails_and_keeps_the_reasons(stores, tmp_path
         load(stores, path)
     assert len(stores[0].read(tables.QUARANTINE)) == 4
     assert [item.rows_quarantined for item in stores[1].ingestions()] == [4]
+
+
+def test_a_line_with_missing_columns_goes_to_quarantine(stores, tmp_path):
+    path = written(tmp_path / "in", "a.csv", payments())
+    path.write_text(path.read_text() + "t9,4009\n")
+    record = load(stores, path).ingestion
+    assert (record.rows_read, record.rows_loaded, record.rows_quarantined, record.rows_duplicate) == (5, 4, 1, 0)
+    (row,) = stores[0].read(tables.QUARANTINE).to_dict("records")
+    assert (row["source_row"], row["reason"]) == (5, "line: expected 7 columns, found 2")
 
 
 def test_a_mended_mapping_leaves_no_old_reasons(stores, tmp_path):
