@@ -14,7 +14,7 @@ from fraud_pipelines.warehouse import open_warehouse
 START = date(2026, 1, 1)
 SEED = 7
 # The last days differ from the rest, so that drift has something to find.
-DRIFT_DAYS = 7
+DRIFT_DAYS = 14
 # Long enough for the windows of performance and fairness (limits.py).
 SCORED_DAYS = 42
 # Days that are no training data: the test window and a label delay on either side of it (models/splits.py), and a
@@ -119,13 +119,17 @@ def _score_over_http(settings: Settings, day: date, port: int) -> list[dict[str,
         f"POST {base_url}/score",
         ["transaction", "decision", "probability", "first reason", "ms"],
         [
-            [answer["transaction_id"], answer["decision"], answer["fraud_probability"],
+            [answer["transaction_id"], answer["decision"], _rounded(answer["fraud_probability"]),
              answer["fallback"] or (answer["reasons"][0]["words"] if answer["reasons"] else None),
              f"{answer['processing_time_ms']:.1f}"]
             for answer in answers
         ],
     )  # fmt: skip
     return answers
+
+
+def _rounded(probability: float | None) -> str | None:
+    return None if probability is None else f"{probability:.4f}"
 
 
 def _summarize(

@@ -17,7 +17,8 @@ from fraud_pipelines import progress
 _terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
 console = Console(file=_terminal, highlight=False)
 # Data may hold square brackets: nothing printed here is read as markup.
-output = Console(highlight=False, soft_wrap=True, markup=False)
+# A pipe or a log has no width: 160 columns keep a table's row on one line.
+output = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 def heading(text: str) -> None:
