@@ -281,7 +281,9 @@ def score(
 
 @app.command(epilog="Example:  fraud report")
 def report(
-    as_of: Annotated[str | None, typer.Option(help="ISO time, UTC; only what was known by then is printed.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="ISO time, UTC, of the data; only what was known by then is printed.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Write nothing; compare every document with its hash.")
     ] = False,

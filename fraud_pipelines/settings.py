@@ -83,8 +83,8 @@ class Settings(BaseSettings):
         # A relative path means the same file to every process, wherever each was started.
         for name in ("warehouse_url", "ledger_url", "online_store_url", "registry_url"):
             scheme, separator, path = getattr(self, name).partition(":///")
-            if separator and not Path(path).is_absolute():
-                object.__setattr__(self, name, f"{scheme}:///{PROJECT_ROOT / path}")
+            if separator and scheme in ("duckdb", "sqlite"):
+                object.__setattr__(self, name, f"{scheme}:///{PROJECT_ROOT / Path(path).expanduser()}")
         if ":" not in self.artifacts_url:
             object.__setattr__(self, "artifacts_url", str(PROJECT_ROOT / self.artifacts_url))
         object.__setattr__(self, "inbox", PROJECT_ROOT / str(self.inbox))

@@ -87,6 +87,7 @@ def test_absolute_places_and_servers_stay_as_written(tmp_settings, tmp_path, mon
     written = {
         "warehouse_url": "postgresql+psycopg2://u:p@db/fraud",
         "ledger_url": f"sqlite:///{tmp_path}/l.sqlite",
+        "online_store_url": "postgresql+psycopg2:///fraud?host=/var/run/postgresql",
         "registry_url": "http://mlflow:5000",
         "artifacts_url": "s3://bucket/artifacts",
     }
