@@ -4,6 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +20,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, *, seconds: float = 180.0) -> None:
+    """Wait until `url` answers; the process's own words are the message when it does not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,22 @@ class Installation:
     def settings(self) -> Settings:
         fields = {name.removeprefix("FRAUD_").lower(): value for name, value in self.variables.items()}
         return Settings(home=self.home, **{name: fields[name] for name in fields if name in Settings.model_fields})
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """`fraud serve` for the length of the block; yields the base URL."""
+        port, log = free_port(), self.home / "serve.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fraud_pipelines", "serve", "--port", str(port)],
+                cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                wait_for(f"http://127.0.0.1:{port}/readyz", process, log)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait(60)
 
     def run(self, *arguments: str, expect: int = 0, timeout: float = 600, text: str | None = None) -> str:
         """Run `fraud ...`, require its exit code, return what it printed on both streams."""

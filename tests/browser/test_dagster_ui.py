@@ -3,14 +3,12 @@
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.installation import ROOT, free_port
+from tests.installation import ROOT, free_port, wait_for
 
 STAGES = ("raw", "staging", "features", "models", "monitoring", "compliance", "operations")
 SLOW = 120_000  # a run starts a process and imports the code location
@@ -26,15 +24,7 @@ def ui(demo) -> Iterator[str]:
         cwd=ROOT, env=demo.environment, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (demo.home / "ui.log").read_text()
-                assert time.monotonic() < deadline, (demo.home / "ui.log").read_text()
-                time.sleep(0.5)
+        wait_for(f"http://127.0.0.1:{port}/server_info", process, demo.home / "ui.log")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGINT)

@@ -5,11 +5,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from fraud_pipelines.models.serve import running_service
-
 
 def test_the_service_page_documents_the_endpoint_and_scores_its_example(page, demo):
-    with running_service(demo.settings) as base_url:
+    with demo.serving() as base_url:
         page.goto(base_url)
         expect(page.get_by_text("/score").first).to_be_visible()
         page.wait_for_load_state("networkidle")
