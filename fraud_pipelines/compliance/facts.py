@@ -17,7 +17,7 @@ import yaml
 
 from fraud_pipelines import limits, tables
 from fraud_pipelines.compliance.blocks import Fact, Tone, as_text
-from fraud_pipelines.compliance.known import is_whole, known_ingestions, known_promotions
+from fraud_pipelines.compliance.known import are_labels_whole, is_whole, known_ingestions, known_promotions
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
@@ -294,12 +294,13 @@ def _code(path: Path, rows: pd.DataFrame) -> Sourced:
 
 
 def _ingestion_rows(ingestions: Sequence[Ingestion], as_of: datetime) -> pd.DataFrame:
-    """One row per source; the counts of one that reaches past `as_of` cannot be cut there and are null."""
+    """One row per source; counts that reach past `as_of` cannot be cut there and are null."""
     counts = ["rows_read", "rows_loaded", "rows_duplicate", "rows_quarantined", "labels_loaded"]
     columns = ["mapping", "source_name", "content_sha256", *counts, "first_day", "last_day"]
     frame = pd.DataFrame([{name: getattr(row, name) for name in columns} for row in ingestions], columns=columns)
     frame = frame.astype({"first_day": str, "last_day": str, **dict.fromkeys(counts, "Int64")})
-    frame.loc[[not is_whole(row, as_of) for row in ingestions], [*counts, "last_day"]] = None
+    frame.loc[[not is_whole(row, as_of) for row in ingestions], counts] = None
+    frame.loc[[not are_labels_whole(row, as_of) for row in ingestions], ["labels_loaded", "last_day"]] = None
     return frame
 
 

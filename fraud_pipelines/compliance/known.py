@@ -48,7 +48,16 @@ def known_ingestions(ingestions: Sequence[Ingestion], as_of: datetime) -> list[I
 
 
 def is_whole(ingestion: Ingestion, as_of: datetime) -> bool:
-    """Whether all of a source lies before `as_of`; only then are its counts a fact of that moment."""
+    """Whether all transactions of a source lie before `as_of`; only then are its row counts a fact of that moment.
+
+    Labels arrive later than what they are about: `are_labels_whole` tells of them.
+    """
+    last = ingestion.last_event_day or ingestion.last_day
+    return last is None or _end_of(last) <= as_of
+
+
+def are_labels_whole(ingestion: Ingestion, as_of: datetime) -> bool:
+    """Whether all labels of a source had arrived by `as_of`."""
     return ingestion.last_day is None or _end_of(ingestion.last_day) <= as_of
 
 

@@ -12,7 +12,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Ingestion:
-    """One source (a file or a folder) loaded through one mapping; the same content has the same identifier."""
+    """One source (a file or a folder) loaded through one mapping; the same content has the same identifier.
+
+    The days span its transactions and the arrivals of their labels; `last_event_day` is that of the transactions alone.
+    """
 
     ingestion_id: str
     mapping: str
@@ -26,6 +29,7 @@ class Ingestion:
     first_day: date | None
     last_day: date | None
     recorded_at: datetime = field(default_factory=utc_now)
+    last_event_day: date | None = None
 
 
 @dataclass(frozen=True)

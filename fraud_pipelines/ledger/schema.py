@@ -31,6 +31,7 @@ ingestions = Table(
     Column("labels_loaded", BigInteger, nullable=False),
     Column("first_day", Date),
     Column("last_day", Date),
+    Column("last_event_day", Date),
     Column("recorded_at", DateTime, nullable=False),
 )
 

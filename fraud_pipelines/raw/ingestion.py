@@ -152,6 +152,7 @@ def ingest(
         labels_loaded=labels,
         first_day=span.days[0],
         last_day=span.days[1],
+        last_event_day=span.last_event.date(),
     )
     before = {item.ingestion_id: item.recorded_at for item in ledger.ingestions()}
     ledger.record_ingestion(replace(record, recorded_at=before.get(record.ingestion_id, record.recorded_at)))

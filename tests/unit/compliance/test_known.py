@@ -1,10 +1,18 @@
 """Which ledger rows count at which moment of the data, by hand."""
 
+from dataclasses import replace
 from datetime import date, datetime
 
 import pytest
 
-from fraud_pipelines.compliance.known import champion_of, data_end, is_whole, known_ingestions, known_promotions
+from fraud_pipelines.compliance.known import (
+    are_labels_whole,
+    champion_of,
+    data_end,
+    is_whole,
+    known_ingestions,
+    known_promotions,
+)
 from fraud_pipelines.ledger import Ingestion, Promotion
 
 
@@ -72,3 +80,11 @@ def test_a_source_without_a_readable_day_counts_from_the_data_it_was_loaded_besi
 def test_the_end_of_the_data_is_a_midnight():
     assert data_end(LIVE, by=datetime(2026, 3, 18, 15)) == datetime(2026, 3, 18)
     assert data_end(LIVE, by=datetime(2026, 3, 1)) is None
+
+
+def test_labels_that_arrive_later_do_not_hide_the_counts_of_the_transactions():
+    march = source(date(2026, 3, 1), date(2026, 4, 7), datetime(2026, 4, 8))
+    march = replace(march, last_event_day=date(2026, 3, 31))
+    assert is_whole(march, datetime(2026, 4, 1))
+    assert not are_labels_whole(march, datetime(2026, 4, 1))
+    assert are_labels_whole(march, datetime(2026, 4, 8))

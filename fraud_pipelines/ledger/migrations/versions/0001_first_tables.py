@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("labels_loaded", sa.BigInteger, nullable=False),
         sa.Column("first_day", sa.Date),
         sa.Column("last_day", sa.Date),
+        sa.Column("last_event_day", sa.Date),
         sa.Column("recorded_at", sa.DateTime, nullable=False),
     )
     op.create_table(
