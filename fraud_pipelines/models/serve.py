@@ -81,7 +81,8 @@ def serve(settings: Settings, *, version: str | None = None, host: str = "127.0.
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    # SIGINT, too: a process that a script starts in the background inherits it as ignored.
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         process = start_service(settings, bento, host=host, port=port or settings.serving_port)
         try:
@@ -91,7 +92,8 @@ def serve(settings: Settings, *, version: str | None = None, host: str = "127.0.
         finally:
             stop_service(process)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def start_service(
