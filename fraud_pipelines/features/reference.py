@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
+from fraud_pipelines.errors import SpecInvalid
 from fraud_pipelines.features.spec import Feature, FeatureSpec
 
 EPOCH = datetime(1970, 1, 1)
@@ -127,7 +128,7 @@ def _window_value(feature: Feature, now: Payment, past: list[Payment], known: li
             return Fraction(known.count(True))
         case ("share", "frauds"):
             return Fraction(known.count(True), len(known)) if known else None
-    raise NotImplementedError(f"{feature.measure} of {feature.of}")
+    raise SpecInvalid(f"{feature.name}: the reference has no definition of {feature.measure} of {feature.of}.")
 
 
 def _sample_deviation(values: list[Fraction]) -> float:
