@@ -15,7 +15,6 @@ from fraud_pipelines.settings import load_settings
     deps=[keys.CHAMPION],
     kinds={"python", "bentoml"},
     owners=["team:fraud-models"],
-    code_version="1",
 )
 def bento(
     context: dg.AssetExecutionContext, ledger: LedgerResource, registry: RegistryResource

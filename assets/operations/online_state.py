@@ -27,7 +27,6 @@ class OnlineStateConfig(dg.Config):
     owners=["team:fraud-models"],
     tags={"pii": "true"},
     pool="warehouse",
-    code_version="1",
 )
 def online_state(
     context: dg.AssetExecutionContext,

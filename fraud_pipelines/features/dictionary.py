@@ -1,13 +1,8 @@
-"""The data dictionary: the feature spec as a Markdown page, generated into docs/data-dictionary.md."""
+"""The data dictionary: the feature spec as a Markdown page, which `fraud dictionary` prints."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from fraud_pipelines.features.spec import Feature, FeatureSpec, load_spec
-from fraud_pipelines.settings import PROJECT_ROOT
-
-PATH = PROJECT_ROOT / "docs" / "data-dictionary.md"
+from fraud_pipelines.features.spec import Feature, FeatureSpec
 
 _HEAD = """# Data dictionary
 
@@ -40,13 +35,6 @@ def render(spec: FeatureSpec) -> str:
     return "\n".join(parts) + "\n"
 
 
-def write_data_dictionary(path: Path = PATH) -> Path:
-    """Write the page of the project's own spec and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(load_spec()), encoding="utf-8")
-    return path
-
-
 def _row(feature: Feature) -> str:
     measure = feature.of if feature.measure == "value" else f"{feature.measure} of {feature.of}"
     empty = {"zero": "0", "missing": "missing"}[feature.when_empty] if feature.window else ""
@@ -60,7 +48,3 @@ def _row(feature: Feature) -> str:
         empty,
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-if __name__ == "__main__":
-    write_data_dictionary()

@@ -1,5 +1,8 @@
-from fraud_pipelines.features.dictionary import PATH, render
+from fraud_pipelines.features.dictionary import render
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.settings import PROJECT_ROOT
+
+PATH = PROJECT_ROOT / "docs" / "data-dictionary.md"
 
 
 def test_the_committed_page_is_that_of_the_spec():
