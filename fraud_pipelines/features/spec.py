@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,44 @@ from fraud_pipelines.settings import PROJECT_ROOT
 SPEC_PATH = PROJECT_ROOT / "dbt_project" / "models" / "features" / "transaction_features.yml"
 MODEL = "transaction_features"
 
-TRANSACTION_VALUES = ("amount", "hour_of_day", "day_of_week", "is_weekend", "is_night")
+TRANSACTION_VALUES = (
+    *("amount", "hour_of_day", "day_of_week", "is_weekend", "is_night", "is_online", "is_atm", "home_distance"),
+)
+OF_CARD = ("merchant", "country", "device", "category")
+"""What the transactions of a card can differ in; of a merchant it is the card."""
 WINDOW_MEASURES: dict[str, tuple[str, ...]] = {
-    "count": ("transactions", "labels", "frauds"),
+    "count": ("transactions", "same_merchant", "large_amounts", "unlabelled", "labels", "frauds"),
     "sum": ("amount",),
     "mean": ("amount",),
     "std": ("amount",),
-    "max": ("amount",),
-    "ratio_to_mean": ("amount",),
-    "time_since_previous": ("transactions",),
-    "share": ("frauds",),
+    "max": ("amount", "amount_ratio"),
+    "min": ("amount",),
+    "ratio_to_mean": ("amount", "genuine_amount"),
+    "zscore": ("amount",),
+    "share": ("night", "weekend", "frauds"),
+    "distinct": (*OF_CARD, "card"),
+    "is_new": OF_CARD,
+    "is_changed": ("country", "device"),
+    "time_since_last": ("transaction", "large_amount", "fraud", "genuine"),
+    "distance_from_last": ("place",),
+    "speed_from_last": ("place",),
+    "last": ("label",),
+    "streak": ("frauds",),
+    "streak_age": ("frauds",),
 }
-OF_LABELS = ("labels", "frauds")
-NEVER_EMPTY = ("count", "sum")
+OF_LABELS = ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount")
+OF_LARGE = ("large_amounts", "large_amount", "amount_ratio")
+# A merchant's transactions are by many cards, at one place, of one kind.
+CARD_ONLY = ("same_merchant", *OF_CARD, "place")
+MERCHANT_ONLY = ("card",)
+NEVER_EMPTY = ("count", "sum", "streak")
 ENTITIES = ("transaction", "card", "merchant")
 RESOLUTIONS = ("event",)
 WHEN_EMPTY = ("zero", "missing")
 DATA_TYPES = ("bigint", "double precision")
 # What each engine writes: a whole number is a bigint, everything divided is a double.
-WHOLE_NUMBERS = ("hour_of_day", "day_of_week", "is_weekend", "is_night")
+WHOLE_VALUES = ("hour_of_day", "day_of_week", "is_weekend", "is_night", "is_online", "is_atm")
+WHOLE_MEASURES = ("count", "distinct", "is_new", "is_changed", "last", "streak")
 
 _HOUR_US = 3_600_000_000
 _UNIT_US = {"h": _HOUR_US, "d": 24 * _HOUR_US}
@@ -74,11 +94,25 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class LargeAmount:
+    """What an unusually large amount is: more than `limit_tenths` / 10 times the mean of the `baseline_us` before it.
+
+    That mean needs `at_least` transactions. Tenths, because a whole number compares exactly in every engine.
+    """
+
+    baseline_us: int
+    limit_tenths: int
+    at_least: int
+    baseline: str
+
+
+@dataclass(frozen=True)
 class FeatureSpec:
-    """The features in the order of the file, and the file's text."""
+    """The features in the order of the file, what `large_amount` means in them, and the file's text."""
 
     features: tuple[Feature, ...]
     text: str
+    large_amount: LargeAmount | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,10 +121,13 @@ class FeatureSpec:
     @cached_property
     def hash(self) -> str:
         """sha256 over what decides the numbers: order, names, definitions. Rewording a meaning does not change it."""
-        definitions = [
+        definitions: list[list[object]] = [
             [f.name, f.entity, f.measure, f.of, f.window_us, f.resolution, f.unit, f.when_empty, f.data_type]
             for f in self.features
         ]
+        if self.large_amount is not None:
+            large = self.large_amount
+            definitions.append([large.baseline_us, large.limit_tenths, large.at_least])
         return hashlib.sha256(json.dumps(definitions, separators=(",", ":")).encode()).hexdigest()
 
     def feature(self, name: str) -> Feature:
@@ -104,15 +141,32 @@ class FeatureSpec:
                 return feature
         raise SpecInvalid(f"The feature spec has no feature {name!r}. Known: {', '.join(self.names)}.")
 
-    def longest_window_us(self, entity: str, *, of_labels: bool | None = None) -> int:
-        """Longest window of an entity's features in microseconds, 0 without any; `of_labels` restricts to one kind."""
+    def of_entity(self, entity: str) -> tuple[Feature, ...]:
+        """Features of one entity, in the order of the file."""
+        return tuple(feature for feature in self.features if feature.entity == entity)
+
+    def transactions_reach_us(self, entity: str) -> int:
+        """How far back a feature can see transactions of a card or merchant, microseconds; 0 without any feature.
+
+        The own ratio of an old transaction looks back a baseline further than the window that finds it.
+        """
         return max(
             (
-                feature.window_us
-                for feature in self.features
-                if feature.entity == entity
-                and feature.window_us is not None
-                and (of_labels is None or feature.of_labels == of_labels)
+                (feature.window_us or 0)
+                + (self.large_amount.baseline_us if self.large_amount and feature.of in OF_LARGE else 0)
+                for feature in self.of_entity(entity)
+                if not feature.of_labels
+            ),
+            default=0,
+        )
+
+    def labels_reach_us(self, entity: str) -> int:
+        """How far back a feature can see label arrivals of a card or merchant, microseconds; 0 without any feature."""
+        return max(
+            (
+                feature.window_us or 0
+                for feature in self.of_entity(entity)
+                if feature.of_labels or feature.of == "unlabelled"
             ),
             default=0,
         )
@@ -162,7 +216,11 @@ def parse_spec(text: str) -> FeatureSpec:
         if feature.name in seen:
             raise SpecInvalid(f"Feature {feature.name!r} is defined twice; each name belongs to one entry.")
         seen.add(feature.name)
-    return FeatureSpec(features, text)
+    uses_large = [feature.name for feature in features if feature.of in OF_LARGE]
+    given = (model.get("config") or {}).get("meta", {}).get("large_amount")
+    if uses_large and given is None:
+        raise SpecInvalid(f"Feature {uses_large[0]!r} needs `large_amount` in config.meta of the model {MODEL!r}.")
+    return FeatureSpec(features, text, None if given is None else _large_amount(given))
 
 
 def parse_window(text: str) -> int:
@@ -199,16 +257,20 @@ def _feature(entry: dict[str, Any]) -> Feature:
             if key in meta:
                 raise SpecInvalid(f"Feature {name!r}: {key!r} does not apply to entity transaction.")
         window_us, resolution = None, None
-        whole = of in WHOLE_NUMBERS
+        whole = of in WHOLE_VALUES
     else:
         measure = _one_of(name, "measure", meta.get("measure"), tuple(WINDOW_MEASURES))
-        of = _one_of(name, "of", meta.get("of"), WINDOW_MEASURES[measure])
+        foreign = MERCHANT_ONLY if entity == "card" else CARD_ONLY
+        choices = tuple(of for of in WINDOW_MEASURES[measure] if of not in foreign)
+        if not choices:
+            raise SpecInvalid(f"Feature {name!r}: `measure` {measure!r} does not apply to entity {entity}.")
+        of = _one_of(name, "of", meta.get("of"), choices)
         try:
             window_us = parse_window(str(meta.get("window")))
         except ValueError as error:
             raise SpecInvalid(f"Feature {name!r}: `window`: {error}.") from None
         resolution = _one_of(name, "resolution", meta.get("resolution"), RESOLUTIONS)
-        whole = measure == "count"
+        whole = measure in WHOLE_MEASURES
     when_empty = _one_of(name, "when_empty", meta.get("when_empty"), WHEN_EMPTY)
     if measure in NEVER_EMPTY and when_empty != "zero":
         raise SpecInvalid(
@@ -229,6 +291,22 @@ def _feature(entry: dict[str, Any]) -> Feature:
         data_type=data_type,
         window=meta.get("window"),
     )
+
+
+def _large_amount(given: Any) -> LargeAmount:
+    known = ("baseline", "limit", "at_least")
+    if not isinstance(given, dict) or set(given) != set(known):
+        raise SpecInvalid(f"`large_amount`: expected the fields {', '.join(known)}, found {given!r}.")
+    try:
+        baseline_us = parse_window(str(given["baseline"]))
+        tenths = Decimal(str(given["limit"])) * 10
+    except (ValueError, ArithmeticError) as error:
+        raise SpecInvalid(f"`large_amount`: {error}.") from None
+    if tenths != int(tenths) or tenths <= 0:
+        raise SpecInvalid(f"`large_amount`: `limit` must be positive with one decimal, found {given['limit']!r}.")
+    if not isinstance(given["at_least"], int) or given["at_least"] < 1:
+        raise SpecInvalid(f"`large_amount`: `at_least` must be a positive whole number, found {given['at_least']!r}.")
+    return LargeAmount(baseline_us, int(tenths), given["at_least"], str(given["baseline"]))
 
 
 def _one_of(name: str, field: str, found: Any, allowed: tuple[str, ...]) -> str:
