@@ -1,20 +1,20 @@
 """The online engine: one transaction's feature vector from the recent events of its card and merchant.
 
-Whole numbers until the last expression, whose operand order is that of the dbt macro feature_expression: the doubles
-are the warehouse's to the last bit. Reads no store and no clock.
+Computes with the same engine as the DuckDB warehouse. Reads no store and no clock.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from fraud_pipelines.features.spec import Feature, FeatureSpec
+import numpy as np
 
-_HOUR_US = 3_600_000_000
-_DAY_US = 24 * _HOUR_US
+from fraud_pipelines.features import kernel
+from fraud_pipelines.features.engine import NEVER_US, Asked, EntityEngine, Known, Past
+from fraud_pipelines.features.kernel import DAY_US, HOUR_US, Codes, Int64
+from fraud_pipelines.features.spec import FeatureSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ScoredTransaction:
 
 @dataclass(frozen=True, slots=True)
 class LabelArrival:
-    """A label, and whose it is: the transaction's card and merchant. Times in microseconds."""
+    """A label, and whose it is: the transaction's card, merchant and amount in minor units. Times in microseconds."""
 
     transaction_id: str
     event_time_us: int
@@ -48,6 +48,7 @@ class LabelArrival:
     is_fraud: bool
     card_id: str
     merchant_id: str
+    amount_minor: int
 
     @property
     def counts_from_us(self) -> int:
@@ -55,40 +56,32 @@ class LabelArrival:
         return max(self.known_at_us, self.event_time_us + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class EntityHistory:
-    """Events of one card or merchant, ascending in time; equal positions belong together.
+CardEvent = tuple[int, str, int, str, str | None, str | None, str | None, float | None, float | None]
+"""event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category, merchant latitude, longitude."""
+MerchantEvent = tuple[int, str, int, str]
+"""event_time_us, transaction_id, amount_minor, card_id."""
+Label = tuple[int, str, int, int]
+"""counts_from_us, transaction_id, is_fraud (0 or 1), amount_minor."""
+Event = TypeVar("Event", CardEvent, MerchantEvent)
 
-    transaction_times_us and amounts_minor: transactions by event time. label_times_us and label_is_fraud (0 or 1):
-    label arrivals by the moment they count from. It may hold more than a window needs, even the scored transaction.
+
+@dataclass(frozen=True, slots=True)
+class EntityHistory(Generic[Event]):
+    """What happened with one card or merchant, ascending by time, then transaction_id.
+
+    It may hold more than a window needs, even the scored transaction.
     """
 
-    transaction_times_us: Sequence[int] = ()
-    amounts_minor: Sequence[int] = ()
-    label_times_us: Sequence[int] = ()
-    label_is_fraud: Sequence[int] = ()
+    events: Sequence[Event] = ()
+    labels: Sequence[Label] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """What the online store knows of the card and of the merchant of one transaction."""
 
-    card: EntityHistory = field(default_factory=EntityHistory)
-    merchant: EntityHistory = field(default_factory=EntityHistory)
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The part of a history inside one window: sums are exact Python integers."""
-
-    count: int
-    amounts: Sequence[int]
-    previous_time_us: int | None
-    labels: int
-    frauds: int
-
-
-Measure = Callable[[_Window, ScoredTransaction], float | None]
+    card: EntityHistory[CardEvent] = field(default_factory=EntityHistory)
+    merchant: EntityHistory[MerchantEvent] = field(default_factory=EntityHistory)
 
 
 class OnlineEngine:
@@ -96,92 +89,120 @@ class OnlineEngine:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
-        self._own = [(f.name, _OWN_VALUES[f.of]) for f in spec.features if f.entity == "transaction"]
-        # Features that share a window share its bounds: (entity, window) -> [(name, measure, value when empty)].
-        self._groups: dict[tuple[str, int], list[tuple[str, Measure, float | None]]] = {}
-        for feature in spec.features:
-            if feature.window_us is not None:
-                group = self._groups.setdefault((feature.entity, feature.window_us), [])
-                group.append((feature.name, _measure(feature), 0.0 if feature.when_empty == "zero" else None))
+        self._own = [(feature.name, _OWN_VALUES[feature.of]) for feature in spec.of_entity("transaction")]
+        self._card, self._merchant = EntityEngine(spec, "card"), EntityEngine(spec, "merchant")
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
         """Every feature of the spec by name, in the order of the spec; None is missing."""
         found: dict[str, float | None] = {name: own(transaction) for name, own in self._own}
-        for (entity, window_us), features in self._groups.items():
-            past = history.card if entity == "card" else history.merchant
-            window = _cut(past, transaction.event_time_us, window_us)
-            for name, measure, empty in features:
-                value = measure(window, transaction)
-                found[name] = empty if value is None else value
+        for engine, rows in (
+            (self._card, _of_card(transaction, history.card)),
+            (self._merchant, _of_merchant(transaction, history.merchant)),
+        ):
+            values = engine.compute(*rows)[:, 0].tolist()
+            for feature, value in zip(engine.features, values, strict=True):
+                found[feature.name] = None if value != value else value
         return {name: found[name] for name in self.spec.names}
 
 
-def _cut(past: EntityHistory, now_us: int, window_us: int) -> _Window:
-    # Transactions with 0 < age < window, label arrivals with 0 <= age < window.
-    first = bisect_right(past.transaction_times_us, now_us - window_us)
-    last = bisect_left(past.transaction_times_us, now_us)
-    first_label = bisect_right(past.label_times_us, now_us - window_us)
-    last_label = bisect_right(past.label_times_us, now_us)
-    return _Window(
-        count=last - first,
-        amounts=past.amounts_minor[first:last],
-        previous_time_us=past.transaction_times_us[last - 1] if last > first else None,
-        labels=last_label - first_label,
-        frauds=sum(past.label_is_fraud[first_label:last_label]),
+_ONE = np.array([0, 1])
+_NOWHERE = np.empty(0)
+
+
+def _of_card(now: ScoredTransaction, history: EntityHistory[CardEvent]) -> tuple[Past, Known, Asked]:
+    times, ids, amounts, *attributes, latitudes, longitudes = (
+        zip(*history.events, strict=True) if history.events else ((),) * 9
+    )
+    own = (now.merchant_id, now.country, now.device_id, now.category)
+    codes = [_codes(values, value) for values, value in zip(attributes, own, strict=True)]
+    past = Past(
+        starts=np.array([0, len(times)]),
+        time_us=np.array(times, np.int64),
+        amount_minor=np.array(amounts, np.int64),
+        first_label_us=_first_labels(ids, history.labels),
+        codes=np.stack([rows for rows, _ in codes]),
+        latitude=np.array(latitudes, np.float64),
+        longitude=np.array(longitudes, np.float64),
+    )
+    asked = Asked(
+        starts=_ONE,
+        time_us=np.array([now.event_time_us]),
+        amount_minor=np.array([now.amount_minor]),
+        codes=np.stack([value for _, value in codes]),
+        latitude=np.array([now.merchant_latitude], np.float64),
+        longitude=np.array([now.merchant_longitude], np.float64),
+    )
+    return past, _known(history.labels), asked
+
+
+def _of_merchant(now: ScoredTransaction, history: EntityHistory[MerchantEvent]) -> tuple[Past, Known, Asked]:
+    times, ids, amounts, cards = zip(*history.events, strict=True) if history.events else ((),) * 4
+    codes, own = _codes(cards, now.card_id)
+    past = Past(
+        starts=np.array([0, len(times)]),
+        time_us=np.array(times, np.int64),
+        amount_minor=np.array(amounts, np.int64),
+        first_label_us=_first_labels(ids, history.labels),
+        codes=codes[np.newaxis],
+        latitude=_NOWHERE,
+        longitude=_NOWHERE,
+    )
+    asked = Asked(
+        starts=_ONE,
+        time_us=np.array([now.event_time_us]),
+        amount_minor=np.array([now.amount_minor]),
+        codes=own[np.newaxis],
+        latitude=_NOWHERE,
+        longitude=_NOWHERE,
+    )
+    return past, _known(history.labels), asked
+
+
+def _codes(values: Sequence[str | None], own: str | None) -> tuple[Codes, Codes]:
+    """Numbers for the values of a history and for the transaction's own; -1 is null."""
+    numbers: dict[str | None, int] = {None: -1}
+    codes = [numbers.setdefault(value, len(numbers) - 1) for value in values]
+    return np.array(codes, np.int32), np.array([numbers.setdefault(own, len(numbers) - 1)], np.int32)
+
+
+def _first_labels(ids: Sequence[str], labels: Sequence[Label]) -> Int64:
+    first: dict[str, int] = {}
+    for counts_from_us, transaction_id, _, _ in labels:
+        first.setdefault(transaction_id, counts_from_us)  # ascending: the first one stays
+    return np.array([first.get(id_, NEVER_US) for id_ in ids], np.int64)
+
+
+def _known(labels: Sequence[Label]) -> Known:
+    times, _, frauds, amounts = zip(*labels, strict=True) if labels else ((),) * 4
+    return Known(
+        starts=np.array([0, len(times)]),
+        time_us=np.array(times, np.int64),
+        is_fraud=np.array(frauds, np.int64),
+        amount_minor=np.array(amounts, np.int64),
     )
 
 
-_OWN_VALUES: dict[str, Callable[[ScoredTransaction], float]] = {
+_OWN_VALUES: dict[str, Callable[[ScoredTransaction], float | None]] = {
     "amount": lambda t: float(t.amount_minor) / 100.0,
-    "hour_of_day": lambda t: float(t.event_time_us // _HOUR_US % 24),
+    "hour_of_day": lambda t: float(t.event_time_us // HOUR_US % 24),
     # 1970-01-01 was a Thursday: 3 days after Monday.
     "day_of_week": lambda t: float(_day_of_week(t)),
     "is_weekend": lambda t: 1.0 if _day_of_week(t) >= 5 else 0.0,
-    "is_night": lambda t: 1.0 if t.event_time_us // _HOUR_US % 24 <= 6 else 0.0,
+    "is_night": lambda t: 1.0 if t.event_time_us // HOUR_US % 24 <= 6 else 0.0,
+    "is_online": lambda t: None if t.channel is None else float(t.channel == "online"),
+    "is_atm": lambda t: None if t.channel is None else float(t.channel == "atm"),
+    "home_distance": lambda t: _home_distance(t),
 }
 
 
 def _day_of_week(transaction: ScoredTransaction) -> int:
-    return (transaction.event_time_us // _DAY_US + 3) % 7
+    return (transaction.event_time_us // DAY_US + 3) % 7
 
 
-def _measure(feature: Feature) -> Measure:
-    return _WINDOW_MEASURES[feature.measure, feature.of]
-
-
-def _mean(window: _Window, _: ScoredTransaction) -> float | None:
-    return float(sum(window.amounts)) / (100.0 * float(window.count)) if window.count else None
-
-
-def _std(window: _Window, _: ScoredTransaction) -> float | None:
-    n = window.count
-    if n < 2:
+def _home_distance(transaction: ScoredTransaction) -> float | None:
+    t = transaction
+    if t.home_latitude is None or t.home_longitude is None:
         return None
-    total = sum(window.amounts)
-    squares = sum(x * x for x in window.amounts)
-    return math.sqrt(float(n * squares - total * total) / float(n * (n - 1))) / 100.0
-
-
-def _ratio_to_mean(window: _Window, now: ScoredTransaction) -> float | None:
-    total = sum(window.amounts)
-    return float(now.amount_minor) * float(window.count) / float(total) if total > 0 else None
-
-
-def _minutes_since_previous(window: _Window, now: ScoredTransaction) -> float | None:
-    if window.previous_time_us is None:
+    if t.merchant_latitude is None or t.merchant_longitude is None:
         return None
-    return float(now.event_time_us - window.previous_time_us) / 60_000_000.0
-
-
-_WINDOW_MEASURES: dict[tuple[str, str], Measure] = {
-    ("count", "transactions"): lambda w, _: float(w.count),
-    ("sum", "amount"): lambda w, _: float(sum(w.amounts)) / 100.0,
-    ("mean", "amount"): _mean,
-    ("std", "amount"): _std,
-    ("max", "amount"): lambda w, _: float(max(w.amounts)) / 100.0 if w.count else None,
-    ("ratio_to_mean", "amount"): _ratio_to_mean,
-    ("time_since_previous", "transactions"): _minutes_since_previous,
-    ("count", "labels"): lambda w, _: float(w.labels),
-    ("count", "frauds"): lambda w, _: float(w.frauds),
-    ("share", "frauds"): lambda w, _: float(w.frauds) / float(w.labels) if w.labels else None,
-}
+    return kernel.kilometres(t.home_latitude, t.home_longitude, t.merchant_latitude, t.merchant_longitude)
