@@ -3,12 +3,16 @@
 Rows are sorted by entity, then time. A window is a pair of row numbers per asked transaction, [low, high), which never
 crosses an entity. Whole numbers stay exact; the last expression of each measure has the operand order of the SQL macro
 of the same name, so the doubles are the same to the last bit. `empty` is what a measure of nothing is: 0.0 or NaN.
+
+All compiled code is in this one file: the compiler's cache on disk looks at a function's own file alone, and would go
+on with the old machine code of a function from another one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import IntEnum
 from typing import TypeVar, cast
 
 import numba
@@ -37,7 +41,7 @@ def compiled(function: Function) -> Function:
 
 
 @compiled
-def running(values: Int64) -> Int64:
+def running(values: Int64 | Flags) -> Int64:
     """Total of all rows before each row number, in whole numbers; one more entry than rows."""
     out = np.zeros(len(values) + 1, np.int64)
     for row in range(len(values)):
@@ -46,19 +50,20 @@ def running(values: Int64) -> Int64:
 
 
 @compiled
-def nights_and_weekends(times: Int64) -> tuple[Int64, Int64]:
-    """Running totals of the rows at night and on a weekend, UTC."""
-    nights, weekends = np.zeros(len(times) + 1, np.int64), np.zeros(len(times) + 1, np.int64)
-    for row in range(len(times)):
-        nights[row + 1] = nights[row] + (times[row] // HOUR_US % 24 <= 6)
-        # 1970-01-01 was a Thursday: 3 days after Monday.
-        weekends[row + 1] = weekends[row] + ((times[row] // DAY_US + 3) % 7 >= 5)
-    return nights, weekends
+def hours(times: Int64) -> Int64:
+    """Hour of the day, UTC."""
+    return times // HOUR_US % 24
+
+
+@compiled
+def days_of_week(times: Int64) -> Int64:
+    """0 is Monday. 1970-01-01 was a Thursday: 3 days after one."""
+    return (times // DAY_US + 3) % 7
 
 
 @compiled
 def rows_after(times: Int64, starts: Int64, asked_times: Int64, asked_starts: Int64, age_us: int) -> Int64:
-    """For each asked transaction the first row of its entity whose age is below `age_us`; the entity's end without one."""
+    """For each asked transaction the first row of its entity younger than `age_us`; the entity's end without one."""
     found = np.empty(len(asked_times), np.int64)
     for entity in range(len(starts) - 1):
         row, end = starts[entity], starts[entity + 1]
@@ -307,13 +312,26 @@ def minutes_since(
 
 @compiled
 def kilometres(latitude: float, longitude: float, to_latitude: float, to_longitude: float) -> float:
-    """Great-circle distance (haversine); NaN when any coordinate is."""
+    """Great-circle distance; NaN when any coordinate is.
+
+    From the haversines of the distance to the place and to the place opposite it on the globe: the first alone loses
+    half its digits far away, the second alone nearby.
+    """
     p = math.sin((to_latitude - latitude) * RADIANS_PER_DEGREE / 2.0)
+    o = math.sin((to_latitude + latitude) * RADIANS_PER_DEGREE / 2.0)
+    c = math.cos(latitude * RADIANS_PER_DEGREE) * math.cos(to_latitude * RADIANS_PER_DEGREE)
     m = math.sin((to_longitude - longitude) * RADIANS_PER_DEGREE / 2.0)
-    h = p * p + math.cos(latitude * RADIANS_PER_DEGREE) * math.cos(to_latitude * RADIANS_PER_DEGREE) * (m * m)
-    if h > 1.0:
-        h = 1.0
-    return 2.0 * EARTH_RADIUS_KM * math.asin(math.sqrt(h))
+    n = math.cos((to_longitude - longitude) * RADIANS_PER_DEGREE / 2.0)
+    return 2.0 * EARTH_RADIUS_KM * math.atan2(math.sqrt(p * p + c * (m * m)), math.sqrt(o * o + c * (n * n)))
+
+
+@compiled
+def distances(latitude: Double, longitude: Double, to_latitude: Double, to_longitude: Double) -> Double:
+    """Kilometres between pairs of places."""
+    out = np.empty(len(latitude))
+    for i in range(len(latitude)):
+        out[i] = kilometres(latitude[i], longitude[i], to_latitude[i], to_longitude[i])
+    return out
 
 
 @compiled
@@ -369,7 +387,7 @@ def own_ratios(
 def unlabelled(
     first_label: Int64, by_label: Int64, starts: Int64, asked_times: Int64, asked_starts: Int64, low: Int64, high: Int64
 ) -> Double:  # fmt: skip
-    """Rows of each window without a label by then. `by_label` holds each entity's rows in the order of their first one."""
+    """Rows of each window without a label by then. `by_label`: each entity's rows in the order of their first label."""
     out = np.empty(len(low))
     is_labelled = np.zeros(len(first_label), np.bool_)
     for entity in range(len(starts) - 1):
@@ -391,7 +409,7 @@ def unlabelled(
 
 
 @compiled
-def moments(
+def by_moment(
     starts: Int64, times: Int64, is_fraud: Int64, amounts: Int64
 ) -> tuple[Int64, Int64, Int64, Int64, Int64]:  # fmt: skip
     """Label arrivals added up per entity and moment, so that labels known together count together.
@@ -443,4 +461,168 @@ def streak_minutes(
     for i in range(len(low)):
         begin = max(low[i], last_genuine[high[i]] + 1)
         out[i] = np.float64(asked_times[i] - times[begin]) / _MINUTE_US if begin < high[i] else empty
+    return out
+
+
+@compiled
+def scatter(values: Double, lines: Int64, matrix: Double) -> None:
+    """matrix[lines] = values.T, one line of the matrix after the other."""
+    for column in range(len(lines)):
+        for row in range(len(values)):
+            matrix[lines[column], row] = values[row, column]
+
+
+@compiled
+def gather(matrix: Double, lines: Int64) -> Double:
+    """matrix[lines].T, with contiguous rows."""
+    out = np.empty((matrix.shape[1], len(lines)))
+    for column in range(len(lines)):
+        for row in range(len(out)):
+            out[row, column] = matrix[lines[column], row]
+    return out
+
+
+class Op(IntEnum):
+    """One per (measure, of) of the spec that has its own loop."""
+
+    COUNT = 0
+    COUNT_SAME = 1
+    COUNT_LARGE = 2
+    COUNT_UNLABELLED = 3
+    SUM = 4
+    MEAN = 5
+    STD = 6
+    MAX = 7
+    MAX_RATIO = 8
+    MIN = 9
+    RATIO_TO_MEAN = 10
+    ZSCORE = 11
+    SHARE_OF_NIGHT = 12
+    SHARE_OF_WEEKEND = 13
+    DISTINCT = 14
+    IS_NEW = 15
+    IS_CHANGED = 16
+    SINCE_TRANSACTION = 17
+    SINCE_LARGE = 18
+    DISTANCE = 19
+    SPEED = 20
+    # From here on over label arrivals.
+    COUNT_LABELS = 21
+    COUNT_FRAUDS = 22
+    SHARE_OF_FRAUDS = 23
+    LAST_LABEL = 24
+    STREAK = 25
+    STREAK_AGE = 26
+    SINCE_FRAUD = 27
+    SINCE_GENUINE = 28
+    RATIO_TO_GENUINE = 29
+
+
+@compiled
+def compute(
+    plan: Int64, widths: Int64, empties: Double, baseline_us: int, at_least: int, limit_tenths: int,
+    starts: Int64, times: Int64, amounts: Int64, first_label: Int64, by_label: Int64, codes: Codes,
+    latitude: Double, longitude: Double,
+    label_starts: Int64, label_times: Int64, label_frauds: Int64, label_amounts: Int64,
+    asked_starts: Int64, asked: Int64, asked_amounts: Int64, asked_codes: Codes,
+    asked_latitude: Double, asked_longitude: Double,
+) -> Double:  # fmt: skip
+    """Every feature of a plan: see EntityEngine.compute, which makes the plan.
+
+    One line of `plan` per feature: its Op, the number of its window in `widths`, the line of `codes` it is about.
+    """
+    rows = np.arange(len(times) + 1)
+    sums = running(amounts)
+    squares = amounts * amounts
+    squares_high, squares_low = running(squares >> 32), running(squares & 0xFFFFFFFF)
+    values = amounts.astype(np.float64)
+    nights = running((hours(times) <= 6).astype(np.int64))
+    weekends = running((days_of_week(times) >= 5).astype(np.int64))
+    ratios, is_large = own_ratios(times, starts, amounts, sums, baseline_us, at_least, limit_tenths)
+    large = running(is_large)
+    last_large = latest(is_large)
+
+    moment_starts, moments, labels, frauds, genuine_amounts = by_moment(
+        label_starts, label_times, label_frauds, label_amounts
+    )
+    label_sums, fraud_sums = running(labels), running(frauds)
+    genuine_sums, genuine_amount_sums = label_sums - fraud_sums, running(genuine_amounts)
+    last_fraud, last_genuine = latest(frauds > 0), latest(labels > frauds)
+
+    # A transaction counts from an age of 1 microsecond on, a label from 0 on.
+    present = rows_after(times, starts, asked, asked_starts, 1)
+    label_present = rows_after(moments, moment_starts, asked, asked_starts, 0)
+    edges = np.empty((len(widths), len(asked)), np.int64)
+    label_edges = np.empty((len(widths), len(asked)), np.int64)
+    for w in range(len(widths)):
+        edges[w] = rows_after(times, starts, asked, asked_starts, widths[w])
+        label_edges[w] = rows_after(moments, moment_starts, asked, asked_starts, widths[w])
+
+    out = np.empty((len(plan), len(asked)))
+    for i in range(len(plan)):
+        op, window, attribute = plan[i]
+        empty = empties[i]
+        is_of_labels = op >= Op.COUNT_LABELS
+        low, high = (label_edges[window], label_present) if is_of_labels else (edges[window], present)
+        if op == Op.COUNT:
+            out[i] = total(rows, low, high, 1.0)
+        elif op == Op.SUM:
+            out[i] = total(sums, low, high, 100.0)
+        elif op == Op.MEAN:
+            out[i] = mean(sums, low, high, empty)
+        elif op == Op.STD:
+            out[i] = std(sums, squares_high, squares_low, low, high, empty)
+        elif op == Op.ZSCORE:
+            out[i] = zscore(asked_amounts, sums, squares_high, squares_low, low, high, empty)
+        elif op == Op.MAX:
+            out[i] = largest(values, low, high, empty * 100.0) / 100.0
+        elif op == Op.MIN:
+            out[i] = largest(-values, low, high, empty * -100.0) / -100.0
+        elif op == Op.RATIO_TO_MEAN:
+            out[i] = ratio_to_mean(asked_amounts, sums, rows, low, high, empty)
+        elif op == Op.SHARE_OF_NIGHT:
+            out[i] = share(nights, rows, low, high, empty)
+        elif op == Op.SHARE_OF_WEEKEND:
+            out[i] = share(weekends, rows, low, high, empty)
+        elif op == Op.DISTINCT:
+            out[i] = distinct(codes[attribute], low, high, empty)
+        elif op == Op.COUNT_SAME:
+            out[i] = same(codes[0], asked_codes[0], low, high)
+        elif op == Op.IS_NEW:
+            out[i] = is_new(codes[attribute], asked_codes[attribute], low, high, empty)
+        elif op == Op.IS_CHANGED:
+            out[i] = is_changed(codes[attribute], asked_codes[attribute], low, high, empty)
+        elif op == Op.SINCE_TRANSACTION:
+            out[i] = minutes_since(times, rows - 1, asked, low, high, empty)
+        elif op == Op.DISTANCE:
+            out[i] = distance_from_last(latitude, longitude, asked_latitude, asked_longitude, low, high, empty)
+        elif op == Op.SPEED:
+            away = distance_from_last(latitude, longitude, asked_latitude, asked_longitude, low, high, math.nan)
+            out[i] = speed_from_last(away, times, asked, low, high, empty)
+        elif op == Op.MAX_RATIO:
+            out[i] = largest(ratios, low, high, empty)
+        elif op == Op.COUNT_LARGE:
+            out[i] = total(large, low, high, 1.0)
+        elif op == Op.SINCE_LARGE:
+            out[i] = minutes_since(times, last_large, asked, low, high, empty)
+        elif op == Op.COUNT_UNLABELLED:
+            out[i] = unlabelled(first_label, by_label, starts, asked, asked_starts, low, high)
+        elif op == Op.COUNT_LABELS:
+            out[i] = total(label_sums, low, high, 1.0)
+        elif op == Op.COUNT_FRAUDS:
+            out[i] = total(fraud_sums, low, high, 1.0)
+        elif op == Op.SHARE_OF_FRAUDS:
+            out[i] = share(fraud_sums, label_sums, low, high, empty)
+        elif op == Op.LAST_LABEL:
+            out[i] = last_is_fraud(frauds, low, high, empty)
+        elif op == Op.STREAK:
+            out[i] = streak(fraud_sums, last_genuine, low, high)
+        elif op == Op.STREAK_AGE:
+            out[i] = streak_minutes(moments, last_genuine, asked, low, high, empty)
+        elif op == Op.SINCE_FRAUD:
+            out[i] = minutes_since(moments, last_fraud, asked, low, high, empty)
+        elif op == Op.SINCE_GENUINE:
+            out[i] = minutes_since(moments, last_genuine, asked, low, high, empty)
+        elif op == Op.RATIO_TO_GENUINE:
+            out[i] = ratio_to_mean(asked_amounts, genuine_amount_sums, genuine_sums, low, high, empty)
     return out

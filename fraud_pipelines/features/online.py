@@ -5,15 +5,14 @@ Computes with the same engine as the DuckDB warehouse. Reads no store and no clo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from fraud_pipelines.features import kernel
-from fraud_pipelines.features.engine import NEVER_US, Asked, EntityEngine, Known, Past
-from fraud_pipelines.features.kernel import DAY_US, HOUR_US, Codes, Int64
+from fraud_pipelines.features.engine import NEVER_US, Asked, EntityEngine, Known, OwnEngine, OwnValues, Past
+from fraud_pipelines.features.kernel import Codes, Double, Int64
 from fraud_pipelines.features.spec import FeatureSpec
 
 
@@ -57,7 +56,7 @@ class LabelArrival:
 
 
 CardEvent = tuple[int, str, int, str, str | None, str | None, str | None, float | None, float | None]
-"""event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category, merchant latitude, longitude."""
+"""event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category, and the merchant's place."""
 MerchantEvent = tuple[int, str, int, str]
 """event_time_us, transaction_id, amount_minor, card_id."""
 Label = tuple[int, str, int, int]
@@ -89,19 +88,18 @@ class OnlineEngine:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
-        self._own = [(feature.name, _OWN_VALUES[feature.of]) for feature in spec.of_entity("transaction")]
+        self._own = OwnEngine(spec)
         self._card, self._merchant = EntityEngine(spec, "card"), EntityEngine(spec, "merchant")
+        self._computed = [
+            feature.name for engine in (self._own, self._card, self._merchant) for feature in engine.features
+        ]
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
         """Every feature of the spec by name, in the order of the spec; None is missing."""
-        found: dict[str, float | None] = {name: own(transaction) for name, own in self._own}
-        for engine, rows in (
-            (self._card, _of_card(transaction, history.card)),
-            (self._merchant, _of_merchant(transaction, history.merchant)),
-        ):
-            values = engine.compute(*rows)[:, 0].tolist()
-            for feature, value in zip(engine.features, values, strict=True):
-                found[feature.name] = None if value != value else value
+        values = [float(value[0]) for value in self._own.compute(_own_values(transaction))]
+        values += self._card.compute(*_of_card(transaction, history.card))[:, 0].tolist()
+        values += self._merchant.compute(*_of_merchant(transaction, history.merchant))[:, 0].tolist()
+        found = {name: None if value != value else value for name, value in zip(self._computed, values, strict=True)}
         return {name: found[name] for name in self.spec.names}
 
 
@@ -182,27 +180,18 @@ def _known(labels: Sequence[Label]) -> Known:
     )
 
 
-_OWN_VALUES: dict[str, Callable[[ScoredTransaction], float | None]] = {
-    "amount": lambda t: float(t.amount_minor) / 100.0,
-    "hour_of_day": lambda t: float(t.event_time_us // HOUR_US % 24),
-    # 1970-01-01 was a Thursday: 3 days after Monday.
-    "day_of_week": lambda t: float(_day_of_week(t)),
-    "is_weekend": lambda t: 1.0 if _day_of_week(t) >= 5 else 0.0,
-    "is_night": lambda t: 1.0 if t.event_time_us // HOUR_US % 24 <= 6 else 0.0,
-    "is_online": lambda t: None if t.channel is None else float(t.channel == "online"),
-    "is_atm": lambda t: None if t.channel is None else float(t.channel == "atm"),
-    "home_distance": lambda t: _home_distance(t),
-}
+def _own_values(now: ScoredTransaction) -> OwnValues:
+    return OwnValues(
+        time_us=np.array([now.event_time_us]),
+        amount_minor=np.array([now.amount_minor]),
+        is_online=_is_channel(now, "online"),
+        is_atm=_is_channel(now, "atm"),
+        home_latitude=np.array([now.home_latitude], np.float64),
+        home_longitude=np.array([now.home_longitude], np.float64),
+        merchant_latitude=np.array([now.merchant_latitude], np.float64),
+        merchant_longitude=np.array([now.merchant_longitude], np.float64),
+    )
 
 
-def _day_of_week(transaction: ScoredTransaction) -> int:
-    return (transaction.event_time_us // DAY_US + 3) % 7
-
-
-def _home_distance(transaction: ScoredTransaction) -> float | None:
-    t = transaction
-    if t.home_latitude is None or t.home_longitude is None:
-        return None
-    if t.merchant_latitude is None or t.merchant_longitude is None:
-        return None
-    return kernel.kilometres(t.home_latitude, t.home_longitude, t.merchant_latitude, t.merchant_longitude)
+def _is_channel(now: ScoredTransaction, channel: str) -> Double:
+    return np.array([None if now.channel is None else now.channel == channel], np.float64)
