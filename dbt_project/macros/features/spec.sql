@@ -15,52 +15,46 @@
     {{ return(found) }}
 {%- endmacro %}
 
+{# What a large amount is: {baseline: window, limit_tenths: whole number, at_least: transactions}. Tenths, because whole
+   numbers compare exactly in every database. #}
+{% macro large_amount() -%}
+    {%- set given = graph.nodes["model.fraud.transaction_features"].config.meta.large_amount -%}
+    {{ return({
+        "baseline": given.baseline, "limit_tenths": ((given.limit | float) * 10) | round | int, "at_least": given.at_least}) }}
+{%- endmacro %}
+
 {# Length of a window such as 24h or 7d in microseconds. #}
 {% macro window_us(window) -%}
     {{ return((window[:-1] | int) * {"h": 3600000000, "d": 86400000000}[window[-1]]) }}
 {%- endmacro %}
 
-{# The whole-number window columns a feature is made of. Names are `<part>_<window>`.
-
-   Parts over transactions with 0 < age < window: transaction_count, amount_minor_sum, amount_minor_square_sum,
-   amount_minor_max, previous_time_us. Parts over label arrivals with 0 <= age < window: label_count, fraud_label_count. #}
-{% macro parts_of(feature) -%}
-    {%- set parts = {
-        ("count", "transactions"): ["transaction_count"],
-        ("sum", "amount"): ["amount_minor_sum"],
-        ("mean", "amount"): ["transaction_count", "amount_minor_sum"],
-        ("std", "amount"): ["transaction_count", "amount_minor_sum", "amount_minor_square_sum"],
-        ("max", "amount"): ["amount_minor_max"],
-        ("ratio_to_mean", "amount"): ["transaction_count", "amount_minor_sum"],
-        ("time_since_previous", "transactions"): ["previous_time_us"],
-        ("count", "labels"): ["label_count"],
-        ("count", "frauds"): ["fraud_label_count"],
-        ("share", "frauds"): ["label_count", "fraud_label_count"],
-    } -%}
-    {%- set key = (feature.measure, feature.of) -%}
-    {%- if key not in parts -%}
-        {{ exceptions.raise_compiler_error("Feature " ~ feature.name ~ " in transaction_features.yml asks for measure '" ~ feature.measure
-            ~ "' of '" ~ feature.of ~ "', which no macro computes. Known pairs: " ~ parts.keys() | list) }}
-    {%- endif -%}
-    {{ return(parts[key]) }}
+{# The different windows of some features, in the order of the spec. #}
+{% macro windows_of(features) -%}
+    {{ return(features | map(attribute="window") | unique | list) }}
 {%- endmacro %}
 
-{# Each (part, window) that the features of an entity need, once, in the order of the spec. #}
-{% macro needed_parts(entity, of_labels) -%}
-    {%- set needed = [] -%}
-    {%- for feature in features_of(entity) -%}
-        {%- for part in parts_of(feature) -%}
-            {%- if (part in ("label_count", "fraud_label_count")) == of_labels and (part, feature.window) not in needed -%}
-                {%- do needed.append((part, feature.window)) -%}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endfor -%}
-    {{ return(needed) }}
+{# True for what looks at label arrivals. #}
+{% macro is_of_labels(feature) -%}
+    {{ return(feature.of in ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", "unlabelled")) }}
 {%- endmacro %}
 
-{# The longest window among (part, window) pairs, in microseconds; 0 without any. #}
-{% macro longest_window_us(needed) -%}
+{# True for what needs to know which earlier transactions were large, or how large. #}
+{% macro is_of_large(feature) -%}
+    {{ return(feature.of in ("large_amounts", "large_amount", "amount_ratio")) }}
+{%- endmacro %}
+
+{# How far back some features can see, in microseconds; 0 without any. An earlier transaction's own ratio looks back a
+   baseline further than the window that finds it. #}
+{% macro reach_us(features) -%}
     {%- set lengths = [0] -%}
-    {%- for _, window in needed -%}{%- do lengths.append(window_us(window)) -%}{%- endfor -%}
+    {%- for feature in features -%}
+        {%- set baseline_us = window_us(large_amount().baseline) if is_of_large(feature) else 0 -%}
+        {%- do lengths.append(window_us(feature.window) + baseline_us) -%}
+    {%- endfor -%}
     {{ return(lengths | max) }}
+{%- endmacro %}
+
+{% macro unknown_measure(feature) -%}
+    {{ exceptions.raise_compiler_error("Feature " ~ feature.name ~ " in transaction_features.yml asks for measure '"
+        ~ feature.measure ~ "' of '" ~ feature.of ~ "' of a " ~ feature.entity ~ ", which no macro computes.") }}
 {%- endmacro %}

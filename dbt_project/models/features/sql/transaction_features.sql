@@ -8,11 +8,11 @@ select
     t.amount_minor,
     t.currency
     {%- for feature in features_of() %},
-    {{ feature_expression(feature) }} as {{ feature.name }}
+    {{ {"transaction": transaction_value(feature) if feature.entity == "transaction", "card": "c." ~ feature.name, "merchant": "m." ~ feature.name}[feature.entity] }} as {{ feature.name }}
     {%- endfor %}
 from {{ ref('stg_transactions') }} as t
-join {{ ref('card_windows') }} as c on c.transaction_id = t.transaction_id
-join {{ ref('merchant_windows') }} as m on m.transaction_id = t.transaction_id
+join {{ ref('card_features') }} as c on c.transaction_id = t.transaction_id
+join {{ ref('merchant_features') }} as m on m.transaction_id = t.transaction_id
 where {{ in_run_window("t.event_time") }}
     and {{ in_run_window("c.event_time") }}
     and {{ in_run_window("m.event_time") }}

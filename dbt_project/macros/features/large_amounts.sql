@@ -1,0 +1,21 @@
+{# Which earlier transactions were unusually large for their card or merchant when they happened: see large_amount in the
+   head of transaction_features.yml. #}
+{% macro add_large_columns(columns, feature) -%}
+    {%- set large, last_w = large_amount(), "last_" ~ feature.window -%}
+    {%- set has_ratio = "baseline_count >= " ~ large.at_least ~ " and baseline_amount > 0" -%}
+    {%- do add_column(columns.compared, "baseline_count", "count(*) over baseline") -%}
+    {%- do add_column(columns.compared, "baseline_amount", total("amount_minor", "baseline")) -%}
+    {%- if feature.measure == "max" -%}
+        {%- do add_column(columns.marked, "amount_ratio", "case when " ~ has_ratio ~ " then "
+            ~ ratio_to_mean("amount_minor", "baseline_count", "baseline_amount") ~ " end") -%}
+        {%- do add_column(columns.past, "amount_ratio_max_" ~ feature.window, "max(amount_ratio) over " ~ last_w) -%}
+    {%- else -%}
+        {%- do add_column(columns.marked, "is_large", "case when " ~ has_ratio ~ " and amount_minor * baseline_count * 10 > "
+            ~ large.limit_tenths ~ " * baseline_amount then 1 else 0 end") -%}
+        {%- if feature.measure == "count" -%}
+            {%- do add_column(columns.past, "large_" ~ feature.window, total("is_large", last_w)) -%}
+        {%- else -%}
+            {%- do add_column(columns.past, "last_large_us", "max(case when is_large = 1 then event_time_us end) over earlier") -%}
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}

@@ -1,0 +1,36 @@
+{# A value of the transaction itself, over t. #}
+{% macro transaction_value(feature) -%}
+    {%- set values = {
+        "amount": to_double("t.amount_minor") ~ " / " ~ to_double(100),
+        "hour_of_day": "extract(hour from t.event_time)",
+        "day_of_week": "extract(isodow from t.event_time) - 1",
+        "is_weekend": is_weekend("t.event_time"),
+        "is_night": is_night("t.event_time"),
+        "is_online": "cast(t.channel = 'online' as integer)",
+        "is_atm": "cast(t.channel = 'atm' as integer)",
+        "home_distance": distance_km("t.home_latitude", "t.home_longitude", "t.merchant_latitude", "t.merchant_longitude"),
+    } -%}
+    {%- if feature.of not in values -%}{%- do unknown_measure(feature) -%}{%- endif -%}
+    cast({{ values[feature.of] }} as {{ feature.data_type }})
+{%- endmacro %}
+
+{# 1 from 00:00 to 06:59, as in the Fraud Detection Handbook. #}
+{% macro is_night(time) -%}
+    case when extract(hour from {{ time }}) <= 6 then 1 else 0 end
+{%- endmacro %}
+
+{% macro is_weekend(time) -%}
+    case when extract(isodow from {{ time }}) >= 6 then 1 else 0 end
+{%- endmacro %}
+
+{# Great-circle kilometres between two places in degrees (haversine, mean radius of the Earth); null without all four. #}
+{% macro distance_km(latitude_1, longitude_1, latitude_2, longitude_2) -%}
+    {%- set radian = "cast('0.017453292519943295' as double precision)" -%}
+    {%- set half_north = "sin((" ~ latitude_2 ~ " - " ~ latitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
+    {%- set half_east = "sin((" ~ longitude_2 ~ " - " ~ longitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
+    {%- set haversine = half_north ~ " * " ~ half_north ~ " + cos(" ~ latitude_1 ~ " * " ~ radian ~ ") * cos(" ~ latitude_2
+        ~ " * " ~ radian ~ ") * (" ~ half_east ~ " * " ~ half_east ~ ")" -%}
+    {#- least() leaves nulls out: of 1 and an unknown distance it would make 1. -#}
+    case when {{ latitude_1 }} + {{ longitude_1 }} + {{ latitude_2 }} + {{ longitude_2 }} is not null then
+        cast('12742.0176' as double precision) * asin(sqrt(least({{ to_double(1) }}, {{ haversine }}))) end
+{%- endmacro %}
