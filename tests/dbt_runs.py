@@ -21,9 +21,12 @@ PROJECT = PROJECT_ROOT / "dbt_project"
 
 
 class DbtRun:
-    """dbt bound to one warehouse URL: parsed once, then run as often as wanted."""
+    """dbt bound to one warehouse URL: parsed once, then run as often as wanted.
 
-    def __init__(self, url: str, folder: Path) -> None:
+    `engine` computes the features on DuckDB: compiled or sql. `project` may be a changed copy of the dbt project.
+    """
+
+    def __init__(self, url: str, folder: Path, *, engine: str = "compiled", project: Path = PROJECT) -> None:
         parsed = make_url(url)
         is_duckdb = parsed.get_backend_name() == "duckdb"
         self.url = url
@@ -38,13 +41,14 @@ class DbtRun:
                 "FRAUD_DBT_PG_DATABASE": str(parsed.database),
             }
         )
-        self.target_folder = folder / "dbt-target"
         self._arguments = [
-            *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
-            *("--target", "duckdb" if is_duckdb else "postgres", "--target-path", str(self.target_folder)),
+            *("--project-dir", str(project), "--profiles-dir", str(project)),
+            *("--target", "duckdb" if is_duckdb else "postgres", "--target-path", str(folder / "dbt-target")),
             *("--log-path", str(folder / "dbt-logs")),
         ]
-        self._manifest = self._invoke(None, ["parse"]).result
+        # Which models there are depends on the engine, so parsing has to know it.
+        self._variables = {"feature_engine": engine}
+        self._manifest = self._invoke(None, ["parse", "--vars", json.dumps(self._variables)]).result
 
     def __call__(self, *command: str, since: datetime | None = None, until: datetime | None = None) -> Any:
         """Run a dbt command for the days [since, until), everything without them; its result.
@@ -52,9 +56,9 @@ class DbtRun:
         Raises:
             AssertionError: dbt failed; the message has each failed node and why.
         """
-        variables = {}
+        variables = dict(self._variables)
         if since is not None and until is not None:
-            variables = {"since": f"{since:%Y-%m-%d %H:%M:%S}", "until": f"{until:%Y-%m-%d %H:%M:%S}"}
+            variables |= {"since": f"{since:%Y-%m-%d %H:%M:%S}", "until": f"{until:%Y-%m-%d %H:%M:%S}"}
         return self._invoke(self._manifest, [*command, "--vars", json.dumps(variables)]).result
 
     def _invoke(self, manifest: Any, command: list[str]) -> Any:

@@ -43,10 +43,29 @@ def completeness(warehouse: Warehouse, since: datetime, until: datetime) -> Comp
     return Completeness(*(int(counts[name][0].as_py()) for name in Completeness._fields))
 
 
+def features_without_source(
+    warehouse: Warehouse, spec: FeatureSpec, since: datetime, until: datetime
+) -> tuple[str, ...]:  # fmt: skip
+    """Features whose source has no value in [since, until) for a column they need: they are missing, as they should be.
+
+    Empty when there is no transaction at all: that says nothing about the source.
+    """
+    columns = sorted({column for feature in spec.features for column in feature.optional_columns})
+    counts = warehouse.query_arrow(
+        f"select count(*) as transactions, {', '.join(f'count({column}) as {column}' for column in columns)} "
+        f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until",
+        since=since,
+        until=until,
+    ).to_pylist()[0]
+    absent = {column for column in columns if counts[column] == 0 and counts["transactions"]}
+    return tuple(feature.name for feature in spec.features if absent.intersection(feature.optional_columns))
+
+
 def silent_features(warehouse: Warehouse, spec: FeatureSpec, since: datetime, until: datetime) -> dict[str, str]:
     """Features of [since, until) that are `missing` in every row or `constant`; empty when every one varies.
 
-    Day of week and weekend are judged over a week or more. Without any row every feature is missing.
+    Day of week and weekend are judged over a week or more; what the source has no column for is not judged. Without
+    any row every feature is missing.
     """
     rows = warehouse.query_arrow(
         "select " + ", ".join(
@@ -58,10 +77,12 @@ def silent_features(warehouse: Warehouse, spec: FeatureSpec, since: datetime, un
         until=until,
     )  # fmt: skip
     row = rows.to_pylist()[0]
+    without_source = features_without_source(warehouse, spec, since, until)
     found = {}
     for feature in spec.features:
         if row[f"n_{feature.name}"] == 0:
-            found[feature.name] = "missing"
+            if feature.name not in without_source:
+                found[feature.name] = "missing"
         elif row[f"low_{feature.name}"] == row[f"high_{feature.name}"]:
             is_too_short = feature.of in _WEEKLY and (until - since).days < _WEEK_DAYS
             if not is_too_short:

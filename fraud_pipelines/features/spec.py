@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,17 @@ OF_LARGE = ("large_amounts", "large_amount", "amount_ratio")
 # A merchant's transactions are by many cards, at one place, of one kind.
 CARD_ONLY = ("same_merchant", *OF_CARD, "place")
 MERCHANT_ONLY = ("card",)
+_PLACE = ("merchant_latitude", "merchant_longitude")
+# Columns that a source may lack, by what needs them.
+OPTIONAL_COLUMNS = {
+    "country": ("country",),
+    "device": ("device_id",),
+    "category": ("category",),
+    "place": _PLACE,
+    "is_online": ("channel",),
+    "is_atm": ("channel",),
+    "home_distance": ("home_latitude", "home_longitude", *_PLACE),
+}
 NEVER_EMPTY = ("count", "sum", "streak")
 ENTITIES = ("transaction", "card", "merchant")
 RESOLUTIONS = ("event",)
@@ -91,6 +101,11 @@ class Feature:
     def of_labels(self) -> bool:
         """True when it counts label arrivals rather than transactions."""
         return self.of in OF_LABELS
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns of a transaction without which it is missing, and which a source may lack."""
+        return OPTIONAL_COLUMNS.get(self.of, ())
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,12 @@ class FeatureSpec:
             default=0,
         )
 
+    @property
+    def reach_us(self) -> int:
+        """How far back any feature can see, microseconds."""
+        entities = ("card", "merchant")
+        return max(max(self.transactions_reach_us(e), self.labels_reach_us(e)) for e in entities)
+
 
 @cache
 def load_spec(path: Path | None = None) -> FeatureSpec:
@@ -217,7 +238,7 @@ def parse_spec(text: str) -> FeatureSpec:
             raise SpecInvalid(f"Feature {feature.name!r} is defined twice; each name belongs to one entry.")
         seen.add(feature.name)
     uses_large = [feature.name for feature in features if feature.of in OF_LARGE]
-    given = (model.get("config") or {}).get("meta", {}).get("large_amount")
+    given = _meta(model).get("large_amount")
     if uses_large and given is None:
         raise SpecInvalid(f"Feature {uses_large[0]!r} needs `large_amount` in config.meta of the model {MODEL!r}.")
     return FeatureSpec(features, text, None if given is None else _large_amount(given))
@@ -299,14 +320,15 @@ def _large_amount(given: Any) -> LargeAmount:
         raise SpecInvalid(f"`large_amount`: expected the fields {', '.join(known)}, found {given!r}.")
     try:
         baseline_us = parse_window(str(given["baseline"]))
-        tenths = Decimal(str(given["limit"])) * 10
-    except (ValueError, ArithmeticError) as error:
+    except ValueError as error:
         raise SpecInvalid(f"`large_amount`: {error}.") from None
-    if tenths != int(tenths) or tenths <= 0:
+    limit, at_least = re.fullmatch(r"([0-9]+)(?:\.([0-9]))?", str(given["limit"])), given["at_least"]
+    tenths = int(limit[1] + (limit[2] or "0")) if limit else 0
+    if tenths == 0:
         raise SpecInvalid(f"`large_amount`: `limit` must be positive with one decimal, found {given['limit']!r}.")
-    if not isinstance(given["at_least"], int) or given["at_least"] < 1:
-        raise SpecInvalid(f"`large_amount`: `at_least` must be a positive whole number, found {given['at_least']!r}.")
-    return LargeAmount(baseline_us, int(tenths), given["at_least"], str(given["baseline"]))
+    if not isinstance(at_least, int) or isinstance(at_least, bool) or at_least < 1:
+        raise SpecInvalid(f"`large_amount`: `at_least` must be a positive whole number, found {at_least!r}.")
+    return LargeAmount(baseline_us, tenths, at_least, str(given["baseline"]))
 
 
 def _one_of(name: str, field: str, found: Any, allowed: tuple[str, ...]) -> str:

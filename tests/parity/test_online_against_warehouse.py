@@ -3,15 +3,18 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fraud_pipelines.features.online import OnlineEngine
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.warehouse_state import read_state
 from tests.dbt_runs import DbtRun, feature_rows, loaded_warehouse
-from tests.histories import START, arrival, scored, simulated_history
+from tests.histories import DAY, START, arrival, histories, online_history, scored, simulated_history
 
 SPEC = load_spec()
+ENGINE = OnlineEngine(SPEC)
 AS_OF = START + timedelta(days=40)
 END = AS_OF + timedelta(days=30)
 
@@ -42,7 +45,7 @@ def store(request, tmp_path):
 def vector_of(store, payment):
     transaction = scored(payment)
     history = store.history(payment.card_id, payment.merchant_id, transaction.event_time_us)
-    return OnlineEngine(SPEC).vector(transaction, history)
+    return ENGINE.vector(transaction, history)
 
 
 def expected_vector(rows, payment):
@@ -90,3 +93,22 @@ def test_late_and_repeated_events_leave_the_same_state(world, store):
     for verdict in reversed([v for v in verdicts if first <= v.known_at < END]):
         store.record_label(arrival(payments, verdict))
     assert mismatches(store, rows, rest) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(history=histories(), order=st.randoms(use_true_random=False))
+def test_whatever_order_events_arrive_in_the_last_days_have_their_whole_history(tmp_path_factory, history, order):
+    payments, verdicts = history
+    store = open_online_store(f"sqlite:///{tmp_path_factory.mktemp('online') / 'online.sqlite'}")
+    events = [(store.record_transaction, scored(p)) for p in payments]
+    known = {p.transaction_id for p in payments}
+    events += [(store.record_label, arrival(payments, v)) for v in verdicts if v.transaction_id in known]
+    order.shuffle(events)
+    for record, event in events:
+        record(event)
+    newest = max([*(p.event_time for p in payments), *(v.known_at for v in verdicts)])
+    for payment in payments:
+        if payment.event_time > newest - 2 * DAY:  # what the store promises of late events
+            expected = ENGINE.vector(scored(payment), online_history(payments, verdicts, payment))
+            assert vector_of(store, payment) == expected
+    store.close()

@@ -28,10 +28,13 @@ def url(tmp_path):
 def feature_table(payments):
     """A feature table whose every feature varies from row to row."""
     frame = transactions_frame(payments)[["transaction_id", "event_time"]]
-    for position, feature in enumerate(SPEC.features):
-        values = np.arange(len(frame)) % 7 + position
-        frame[feature.name] = values.astype("int64" if feature.data_type == "bigint" else "float64")
-    return frame
+    values = {
+        feature.name: (np.arange(len(frame)) % 7 + position).astype(
+            "int64" if feature.data_type == "bigint" else "float64"
+        )
+        for position, feature in enumerate(SPEC.features)
+    }
+    return pd.concat([frame, pd.DataFrame(values)], axis=1)
 
 
 def run_check(tmp_settings, url, check_name, features):
@@ -114,9 +117,19 @@ def test_constant_and_missing_features_are_named_in_a_warning(tmp_settings, url)
     assert metadata["names"] == "card_count_24h (constant), merchant_fraud_share_7d (missing)"
 
 
+def test_a_feature_is_not_judged_by_a_column_that_its_source_lacks(tmp_settings, url):
+    # PAYMENTS have no device; the amount they have.
+    rows = feature_table(PAYMENTS).assign(card_devices_24h=np.nan, amount=np.nan)
+    evaluation, metadata = run_check(tmp_settings, url, "features_are_not_constant_or_all_null", rows)
+    assert not evaluation.passed
+    assert metadata["names"] == "amount (missing)"
+    assert {"card_devices_24h", "is_atm", "home_distance_km"} <= set(metadata["not_in_the_source"].split(", "))
+
+
 def test_an_empty_table_is_no_success(tmp_settings, url):
     evaluation, metadata = run_check(
         tmp_settings, url, "features_are_not_constant_or_all_null", feature_table(PAYMENTS).head(0)
     )
     assert not evaluation.passed
-    assert metadata["silent_features"] == len(SPEC.features)
+    without_source = metadata["not_in_the_source"].split(", ")
+    assert metadata["silent_features"] == len(SPEC.features) - len(without_source)

@@ -1,7 +1,7 @@
 import pytest
 
 from fraud_pipelines.errors import SpecInvalid
-from fraud_pipelines.features.spec import SPEC_PATH, load_spec, parse_spec, parse_window
+from fraud_pipelines.features.spec import SPEC_PATH, LargeAmount, load_spec, parse_spec, parse_window
 
 HOUR_US = 3_600_000_000
 
@@ -24,6 +24,8 @@ models:
             when_empty: missing
             reason: Usual amount of this card
 """
+LARGE = "    config: {meta: {large_amount: {baseline: 30d, limit: 2.5, at_least: 3}}}\n"
+OF_LARGE = ENTRY.replace("measure: mean", "measure: max").replace("of: amount", "of: amount_ratio")
 
 
 def test_an_entry_becomes_a_feature():
@@ -58,6 +60,26 @@ def test_other_windows_are_refused(text):
         ),
         ("measure: mean", "measure: median", r"`measure` must be 'count' or .*found 'median'"),
         ("of: amount", "of: labels", r"`of` must be 'amount', found 'labels'"),
+        (
+            "measure: mean\n            of: amount",
+            "measure: distinct\n            of: card",
+            r"`of` must be .*found 'card'",
+        ),
+        (
+            "entity: card\n            measure: mean",
+            "entity: merchant\n            measure: is_new",
+            r"'is_new' does not apply to entity merchant",
+        ),
+        (
+            "entity: card\n            measure: mean\n            of: amount",
+            "entity: merchant\n            measure: count\n            of: same_merchant",
+            r"`of` must be 'transactions' or 'large_amounts' or .*found 'same_merchant'",
+        ),
+        (
+            "measure: mean\n            of: amount",
+            "measure: last\n            of: label",
+            r"`data_type` must be 'bigint', found 'double precision'",
+        ),
         ("window: 7d", "window: 7w", r"`window`: expected hours or days such as 24h or 7d, found '7w'"),
         ("            window: 7d\n", "", r"`window`: expected hours or days.*found 'None'"),
         ("resolution: event", "resolution: day", r"`resolution` must be 'event', found 'day'"),
@@ -67,6 +89,11 @@ def test_other_windows_are_refused(text):
         ("data_type: double precision", "data_type: float", r"`data_type` must be 'double precision', found 'float'"),
         ("name: card_amount_mean_7d", "name: Card-Mean", r"'Card-Mean': `name` must be lower-case"),
         ("measure: mean", "measure: sum", r"a sum of nothing is 0: `when_empty` must be 'zero'"),
+        (
+            "measure: mean\n            of: amount",
+            "measure: streak\n            of: frauds",
+            r"a streak of nothing is 0: `when_empty` must be 'zero'",
+        ),
     ],
 )
 def test_a_wrong_entry_is_refused_by_name_field_and_allowed_values(old, new, expected):
@@ -80,6 +107,55 @@ def test_a_transaction_feature_has_no_window():
     text = ENTRY.replace("entity: card", "entity: transaction").replace("measure: mean", "measure: value")
     with pytest.raises(SpecInvalid, match="'window' does not apply"):
         parse_spec(text)
+
+
+@pytest.mark.parametrize("of", ["is_online", "is_atm", "is_night", "hour_of_day"])
+def test_a_flag_of_the_transaction_is_a_whole_number(of):
+    start, end = ENTRY.index("            window:"), ENTRY.index("            unit:")
+    text = (
+        (ENTRY[:start] + ENTRY[end:])
+        .replace("entity: card", "entity: transaction")
+        .replace("measure: mean", "measure: value")
+    )
+    text = text.replace("of: amount", f"of: {of}")
+    with pytest.raises(SpecInvalid, match="`data_type` must be 'bigint'"):
+        parse_spec(text)
+    (feature,) = parse_spec(text.replace("double precision", "bigint")).features
+    assert (feature.measure, feature.of, feature.window_us) == ("value", of, None)
+
+
+def test_large_amounts_are_defined_once_for_the_model():
+    text = OF_LARGE.replace("    columns:\n", LARGE + "    columns:\n")
+    spec = parse_spec(text)
+    assert spec.large_amount == LargeAmount(30 * 24 * HOUR_US, 25, 3, "30d")
+    # A transaction at the far end of the window is compared with the baseline before it.
+    assert spec.transactions_reach_us("card") == 37 * 24 * HOUR_US
+    for old, new in (("30d", "29d"), ("2.5", "2.4"), ("at_least: 3", "at_least: 4")):
+        assert parse_spec(text.replace(old, new)).hash != spec.hash, old
+
+
+@pytest.mark.parametrize(
+    ("large", "expected"),
+    [
+        ("", "'card_amount_mean_7d' needs `large_amount`"),
+        ("    config: {meta: null}\n", "'card_amount_mean_7d' needs `large_amount`"),
+        (LARGE.replace("limit: 2.5, ", ""), "expected the fields baseline, limit, at_least, found"),
+        (LARGE.replace("at_least: 3", "at_least: 3, unit: x"), "expected the fields baseline, limit, at_least, found"),
+        (LARGE.replace("30d", "4w"), "`large_amount`: expected hours or days such as 24h or 7d, found '4w'"),
+        (LARGE.replace("2.5", "2.55"), "`limit` must be positive with one decimal, found 2.55"),
+        (LARGE.replace("2.5", "-1"), "`limit` must be positive with one decimal, found -1"),
+        (LARGE.replace("2.5", ".inf"), "`limit` must be positive with one decimal, found inf"),
+        (LARGE.replace("2.5", ".nan"), "`limit` must be positive with one decimal, found nan"),
+        (LARGE.replace("2.5", "much"), "`limit` must be positive with one decimal, found 'much'"),
+        (LARGE.replace("at_least: 3", "at_least: 0"), "`at_least` must be a positive whole number, found 0"),
+        (LARGE.replace("at_least: 3", "at_least: 2.5"), "`at_least` must be a positive whole number, found 2.5"),
+        (LARGE.replace("at_least: 3", "at_least: true"), "`at_least` must be a positive whole number, found True"),
+        ("    config: {meta: {large_amount: 2.5}}\n", "expected the fields baseline, limit, at_least, found 2.5"),
+    ],
+)
+def test_a_wrong_large_amount_is_refused(large, expected):
+    with pytest.raises(SpecInvalid, match=expected):
+        parse_spec(OF_LARGE.replace("    columns:\n", large + "    columns:\n"))
 
 
 def test_a_name_belongs_to_one_entry():
@@ -119,11 +195,26 @@ def test_the_hash_follows_the_numbers_and_not_the_words():
 def test_the_projects_own_spec_is_valid_and_says_what_each_feature_is_for():
     spec = load_spec()
     assert spec.text == SPEC_PATH.read_text(encoding="utf-8")
-    assert len(spec.features) >= 20
+    assert len(spec.features) >= 100
     assert len({feature.reason for feature in spec.features}) == len(spec.features)
-    assert spec.longest_window_us("card") == 30 * 24 * HOUR_US
-    assert spec.longest_window_us("merchant", of_labels=False) == 7 * 24 * HOUR_US
-    assert spec.longest_window_us("transaction") == 0
+    # A large amount of 14 days ago is measured by the 30 days before it.
+    assert spec.transactions_reach_us("card") == 44 * 24 * HOUR_US
+    assert spec.transactions_reach_us("merchant") == 30 * 24 * HOUR_US
+    assert spec.transactions_reach_us("transaction") == 0
+    assert spec.labels_reach_us("card") == spec.labels_reach_us("merchant") == 30 * 24 * HOUR_US
+
+
+def test_only_the_features_of_labels_and_of_unlabelled_transactions_reach_for_labels():
+    assert parse_spec(ENTRY).labels_reach_us("card") == 0
+    counted = (
+        ENTRY.replace("measure: mean", "measure: count")
+        .replace("missing", "zero")
+        .replace("double precision", "bigint")
+    )
+    unlabelled = parse_spec(counted.replace("of: amount", "of: unlabelled"))
+    assert unlabelled.labels_reach_us("card") == unlabelled.transactions_reach_us("card") == 7 * 24 * HOUR_US
+    frauds = parse_spec(counted.replace("of: amount", "of: frauds"))
+    assert (frauds.labels_reach_us("card"), frauds.transactions_reach_us("card")) == (7 * 24 * HOUR_US, 0)
 
 
 def test_an_unknown_feature_is_refused_with_the_known_names():
