@@ -10,6 +10,7 @@ what was found and the next command.
     │   ├── MissingPartition    the days asked for are not in the warehouse
     │   ├── EmptySample         nothing left to train, evaluate or compare
     │   ├── NoChampion          no model has been promoted yet
+    │   ├── OnlineStateTooShort the online store was filled for shorter windows than the model's
     │   ├── UnknownVersion      the registry or ledger has no such model version
     │   ├── PromotionRefused    a gate said no
     │   └── BundleCorrupt       a model bundle's digest does not match its manifest
@@ -60,6 +61,10 @@ class EmptySample(PermanentError):
 
 class NoChampion(PermanentError):
     """No model version has been promoted yet."""
+
+
+class OnlineStateTooShort(PermanentError):
+    """The online store was filled for shorter windows than the feature spec has."""
 
 
 class UnknownVersion(PermanentError):

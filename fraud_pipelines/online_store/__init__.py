@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fraud_pipelines.features.online import History, LabelArrival, ScoredTransaction
     from fraud_pipelines.features.spec import FeatureSpec
+    from fraud_pipelines.online_store.state import Reach
 
 
 class OnlineStore(Protocol):
@@ -23,7 +24,13 @@ class OnlineStore(Protocol):
     """
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
-        """What was known of both at `at_us`: transactions before it, labels known by it; one consistent snapshot."""
+        """What was known of both at `at_us`: transactions before it, labels known by it; one consistent snapshot.
+
+        Card and merchant each go back as far as a feature of theirs can see.
+
+        Raises:
+            OnlineStateTooShort: the last rebuild did not go back that far.
+        """
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         """Add a transaction. Idempotent by transaction_id: the first one stays, False says it was already there."""
@@ -31,7 +38,7 @@ class OnlineStore(Protocol):
     def record_label(self, arrival: LabelArrival) -> bool:
         """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
 
-    def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime) -> None:
+    def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime, *, reach: Reach | None = None) -> None:
         """Replace what the warehouse said before `as_of` in one transaction by its rows now; readers see old or new.
 
         What was recorded by `record_transaction` and `record_label` stays until the warehouse holds it too, or no
@@ -39,13 +46,28 @@ class OnlineStore(Protocol):
         on the warehouse's row is the one that counts. What has a time at or after `as_of` stays in any case.
 
         Args:
-            transactions: transaction_id, event_time, card_id, merchant_id, amount_minor; others are ignored.
-            labels: transaction_id, event_time, known_at, is_fraud, card_id, merchant_id.
+            transactions: transaction_id, event_time, card_id, merchant_id, amount_minor; and, where null is a value,
+                country, device_id, category, merchant_latitude, merchant_longitude. Others are ignored.
+            labels: transaction_id, event_time, known_at, is_fraud, and of its transaction amount_minor, card_id,
+                merchant_id.
             as_of: naive UTC, exclusive: events of that moment and later, and rows older than any window, are left out.
+            reach: how far back the tables go, and what the store promises from now on; the spec's by default.
+        Raises:
+            ContractBroken: a column is absent, a required one holds a null, or a row is there twice.
         """
 
     def as_of(self) -> datetime | None:
         """The moment of the last rebuild, naive UTC; None before the first."""
+
+    def reach(self) -> Reach | None:
+        """How far back the last rebuild went; None before the first."""
+
+    def require_reach(self) -> None:
+        """Refuse as `history` does, without reading one.
+
+        Raises:
+            OnlineStateTooShort: the last rebuild did not go back as far as the spec looks.
+        """
 
     def sizes(self) -> dict[str, int]:
         """Rows held: `transactions` and `label_arrivals`."""
@@ -59,7 +81,7 @@ def open_online_store(url: str, *, spec: FeatureSpec | None = None) -> OnlineSto
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg2://user:password@host:port/database`.
-        spec: whose longest windows bound the state; the project's own by default, the bundle's when serving.
+        spec: whose longest windows bound what is kept and read; the project's own by default, the bundle's in service.
     Raises:
         SettingInvalid: no backend knows the URL.
         OnlineStoreUnavailable: the store cannot be reached.

@@ -1,20 +1,20 @@
-"""What both backends agree on: layout, statements, how long an event is kept, and how warehouse rows become state."""
+"""What both backends agree on: layout, columns, how far back events are kept, how warehouse rows become state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from fraud_pipelines.errors import ContractBroken
-from fraud_pipelines.features.online import EntityHistory, History
+from fraud_pipelines.errors import ContractBroken, OnlineStateTooShort
 from fraud_pipelines.features.spec import FeatureSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised with every change of the tables; a store of another layout is emptied when opened, and rebuilt.
-LAYOUT = 2
+LAYOUT = 3
 
 _EPOCH = datetime(1970, 1, 1)
 _DAY_US = 86_400_000_000
@@ -24,24 +24,130 @@ LATENESS_US = 2 * _DAY_US
 # How far past the last rebuild an event may move the horizon: one event with a wrong year must not empty a card.
 HORIZON_LEAD_US = 2 * _DAY_US
 
-# Beside these columns every row has `from_warehouse`: 1 when a rebuild brought it, 0 when only serving recorded it.
-TRANSACTION_COLUMNS = ("transaction_id", "event_time_us", "card_id", "merchant_id", "amount_minor")
-LABEL_COLUMNS = ("transaction_id", "known_at_us", "counts_from_us", "card_id", "merchant_id", "is_fraud")
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the store. Beside `columns` a row has `from_warehouse`: 1 of a rebuild, 0 when only served.
+
+    `key` is the order in which a card's rows are read, `time` its column that ages, `identity` what is there only once.
+    """
+
+    name: str
+    time: str
+    key: tuple[str, ...]
+    identity: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
-class Retention:
-    """How far back a spec needs events: its longest window, plus what late events need."""
+TRANSACTIONS = Table(
+    "transactions",
+    time="event_time_us",
+    key=("card_id", "event_time_us", "transaction_id"),
+    identity=("transaction_id",),
+    columns=(
+        *("card_id", "event_time_us", "transaction_id", "amount_minor", "merchant_id"),
+        *("country", "device_id", "category", "merchant_latitude", "merchant_longitude"),
+    ),
+)
+LABEL_ARRIVALS = Table(
+    "label_arrivals",
+    time="counts_from_us",
+    key=("card_id", "counts_from_us", "transaction_id", "known_at_us"),
+    identity=("transaction_id", "known_at_us"),
+    columns=(
+        *("card_id", "counts_from_us", "transaction_id", "known_at_us"),
+        *("is_fraud", "amount_minor", "merchant_id"),
+    ),
+)
+TABLES = (TRANSACTIONS, LABEL_ARRIVALS)
+STATE_COLUMNS = ("as_of_us", "transactions_reach_us", "labels_reach_us")
+"""The one row of the table `state`: the last rebuild's moment and reach, null before the first."""
 
-    def __init__(self, spec: FeatureSpec) -> None:
-        # One row serves its card and its merchant, so the longer of the two windows decides.
-        self.window_us = max(spec.longest_window_us("card"), spec.longest_window_us("merchant"))
-        self.keep_us = self.window_us + LATENESS_US
 
-    def horizon_us(self, newest_us: int, as_of_us: int | None) -> int:
-        """Events at or before this moment may go, given an event at `newest_us` and the last rebuild."""
-        if as_of_us is not None:
-            newest_us = min(newest_us, as_of_us + HORIZON_LEAD_US)
-        return newest_us - self.keep_us
+@dataclass(frozen=True)
+class Reach:
+    """How far back transactions and label arrivals are complete, microseconds.
+
+    One row serves its card and its merchant, so each is the longer of the two.
+    """
+
+    transactions_us: int
+    labels_us: int
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> Reach:
+        """What a spec's features can see."""
+        return cls(
+            max(spec.transactions_reach_us(entity) for entity in ("card", "merchant")),
+            max(spec.labels_reach_us(entity) for entity in ("card", "merchant")),
+        )
+
+    @classmethod
+    def of_row(cls, row: Sequence[int | None] | None) -> Reach | None:
+        """The reach in a row of STATE_COLUMNS; None before the first rebuild."""
+        if row is None or row[1] is None or row[2] is None:
+            return None
+        return cls(row[1], row[2])
+
+    def widened(self, other: Reach | None) -> Reach:
+        """The longer of both."""
+        if other is None:
+            return self
+        return Reach(max(self.transactions_us, other.transactions_us), max(self.labels_us, other.labels_us))
+
+    def require(self, found: Reach | None, place: object) -> None:
+        """Refuse a store at `place` whose last rebuild reached back less than this.
+
+        Before the first rebuild there is nothing to miss: the store has all it was ever given.
+
+        Raises:
+            OnlineStateTooShort: names both lengths and the next step.
+        """
+        if found is not None and found.widened(self) != found:
+            raise OnlineStateTooShort(
+                f"The online store {place} was filled with {found}, but the feature spec looks back {self}. "
+                "Run: fraud materialize operations/online_state"
+            )
+
+    def of_table(self, table: Table) -> int:
+        """Microseconds for one of TABLES."""
+        return self.transactions_us if table is TRANSACTIONS else self.labels_us
+
+    def horizon_us(self, table: Table, newest_us: int) -> int:
+        """Rows of the table at or before this moment may go once something happened at `newest_us`."""
+        return newest_us - self.of_table(table) - LATENESS_US
+
+    def __str__(self) -> str:
+        return f"{_days(self.transactions_us)} of transactions and {_days(self.labels_us)} of labels"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How far back one score reads of a card and a merchant, microseconds: as far as a feature can see, no further."""
+
+    card_us: int
+    merchant_us: int
+    card_labels_us: int
+    merchant_labels_us: int
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> Windows:
+        return cls(
+            spec.transactions_reach_us("card"),
+            spec.transactions_reach_us("merchant"),
+            spec.labels_reach_us("card"),
+            spec.labels_reach_us("merchant"),
+        )
+
+
+def horizon_after(table: Table, event_us: int, needed: Reach, row: Sequence[int | None] | None) -> int:
+    """What an event at `event_us` makes superfluous in a table, given the store's row of STATE_COLUMNS.
+
+    A store that was filled for a longer reach keeps it, whoever writes: another model may need it.
+    """
+    as_of_us = None if row is None else row[0]
+    newest_us = event_us if as_of_us is None else min(event_us, as_of_us + HORIZON_LEAD_US)
+    return needed.widened(Reach.of_row(row)).horizon_us(table, newest_us)
 
 
 def to_us(moment: datetime) -> int:
@@ -54,86 +160,73 @@ def from_us(moment_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=moment_us)
 
 
-def history_statement(schema: str, marker: str) -> str:
-    """One statement, hence one snapshot, for all a score needs: rows of (kind, moment, value) in order.
-
-    Parameters, four times: entity id, moment after which, and moment up to which. Kinds 0 and 1 are transactions of the
-    card and the merchant, 2 and 3 their label arrivals.
-    """
-    branches = [
-        f"select {kind} as kind, {time} as moment_us, {value} as value from {schema}{table} "
-        f"where {entity} = {marker} and {time} > {marker} and {time} {upper} {marker}"
-        for kind, table, entity, time, value, upper in (
-            (0, "transactions", "card_id", "event_time_us", "amount_minor", "<"),
-            (1, "transactions", "merchant_id", "event_time_us", "amount_minor", "<"),
-            (2, "label_arrivals", "card_id", "counts_from_us", "is_fraud", "<="),
-            (3, "label_arrivals", "merchant_id", "counts_from_us", "is_fraud", "<="),
-        )
-    ]
-    return " union all ".join(branches) + " order by 1, 2"
-
-
-def history_parameters(card_id: str, merchant_id: str, at_us: int, window_us: int) -> tuple[str | int, ...]:
-    """Parameters of `history_statement`."""
-    since = at_us - window_us
-    return (card_id, since, at_us, merchant_id, since, at_us) * 2
-
-
-def history_of(rows: Iterable[Sequence[int]]) -> History:
-    """The history in the rows of `history_statement`."""
-    times: tuple[list[int], ...] = ([], [], [], [])
-    values: tuple[list[int], ...] = ([], [], [], [])
-    for kind, moment_us, value in rows:
-        times[kind].append(moment_us)
-        values[kind].append(value)
-    return History(
-        card=EntityHistory(times[0], values[0], times[2], values[2]),
-        merchant=EntityHistory(times[1], values[1], times[3], values[3]),
-    )
-
-
-def transaction_rows(transactions: pa.Table, retention: Retention, as_of_us: int) -> list[tuple]:
-    """Rows of TRANSACTION_COLUMNS for the warehouse's transactions before `as_of_us` that a window can still reach.
+def transaction_rows(transactions: pa.Table, reach: Reach, as_of_us: int) -> list[tuple]:
+    """Rows of TRANSACTIONS in order of its key: the warehouse's before `as_of_us` that a window can still reach.
 
     Raises:
-        ContractBroken: a column is absent or holds a null.
+        ContractBroken: a column is absent, a required one holds a null, or a transaction is there twice.
     """
-    rows = _columns(
-        transactions, "transactions", ("transaction_id", "event_time", "card_id", "merchant_id", "amount_minor")
-    )
-    horizon = as_of_us - retention.keep_us
-    return [row for row in zip(*rows, strict=True) if horizon < row[1] < as_of_us]
+    required = ("transaction_id", "event_time", "card_id", "merchant_id", "amount_minor")
+    optional = ("country", "device_id", "category", "merchant_latitude", "merchant_longitude")
+    checked = _checked(transactions, "transactions", required, optional)
+    checked = checked.rename_columns(["event_time_us" if n == "event_time" else n for n in checked.column_names])
+    return _rows(checked, TRANSACTIONS, reach, as_of_us)
 
 
-def label_rows(labels: pa.Table, retention: Retention, as_of_us: int) -> list[tuple]:
-    """Rows of LABEL_COLUMNS for the warehouse's label arrivals before `as_of_us` that a window can still reach.
+def label_rows(labels: pa.Table, reach: Reach, as_of_us: int) -> list[tuple]:
+    """Rows of LABEL_ARRIVALS in order of its key: the warehouse's before `as_of_us` that a window can still reach.
 
     Raises:
-        ContractBroken: a column is absent or holds a null.
+        ContractBroken: a column is absent or holds a null, or an arrival is there twice.
     """
-    names = ("transaction_id", "event_time", "known_at", "is_fraud", "card_id", "merchant_id")
-    horizon = as_of_us - retention.keep_us
-    found = []
-    for id_, event_us, known_us, is_fraud, card, merchant in zip(*_columns(labels, "labels", names), strict=True):
-        counts_from_us = max(known_us, event_us + 1)
-        if horizon < counts_from_us < as_of_us:
-            found.append((id_, known_us, counts_from_us, card, merchant, int(is_fraud)))
-    return found
-
-
-def _columns(table: pa.Table, what: str, names: Sequence[str]) -> list[list]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    absent = [name for name in names if name not in table.column_names]
+    required = ("transaction_id", "event_time", "known_at", "is_fraud", "amount_minor", "card_id", "merchant_id")
+    checked = _checked(labels, "labels", required)
+    known, event = checked["known_at"], checked["event_time"]
+    checked = (
+        checked.append_column("known_at_us", known)
+        .append_column("counts_from_us", pc.max_element_wise(known, pc.add(event, 1)))
+        .set_column(checked.column_names.index("is_fraud"), "is_fraud", pc.cast(checked["is_fraud"], pa.int64()))
+    )
+    return _rows(checked, LABEL_ARRIVALS, reach, as_of_us)
+
+
+def _days(length_us: int) -> str:
+    return f"{length_us / _DAY_US:g} days"
+
+
+def _checked(rows: pa.Table, what: str, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """The named columns, timestamps as microseconds since 1970."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    absent = [name for name in (*required, *optional) if name not in rows.column_names]
     if absent:
-        raise ContractBroken(f"Online state: {what} lack {', '.join(absent)}; found {', '.join(table.column_names)}.")
-    columns = []
-    for name in names:
-        column = table[name]
+        raise ContractBroken(f"Online state: {what} lack {', '.join(absent)}; found {', '.join(rows.column_names)}.")
+    rows = rows.select([*required, *optional])
+    for position, name in enumerate(required):
+        column = rows[name]
         if column.null_count:
             raise ContractBroken(f"Online state: {what} have {column.null_count} nulls in {name}, where none may be.")
         if pa.types.is_timestamp(column.type):
-            column = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())
-        columns.append(column.to_pylist())
-    return columns
+            microseconds = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())
+            rows = rows.set_column(position, name, microseconds)
+    return rows
+
+
+def _rows(rows: pa.Table, table: Table, reach: Reach, as_of_us: int) -> list[tuple]:
+    import pyarrow.compute as pc
+
+    time = rows[table.time]
+    rows = rows.filter(pc.and_(pc.greater(time, reach.horizon_us(table, as_of_us)), pc.less(time, as_of_us)))
+    different = rows.group_by(list(table.identity)).aggregate([]).num_rows
+    if different != rows.num_rows:
+        raise ContractBroken(
+            f"Online state: {rows.num_rows} {table.name} have {different} different {', '.join(table.identity)}; "
+            "each may be there once."
+        )
+    # In the order of the key, so that a card's rows end up beside each other.
+    rows = rows.sort_by([(name, "ascending") for name in table.key])
+    return list(zip(*(rows[name].to_pylist() for name in table.columns), strict=True))

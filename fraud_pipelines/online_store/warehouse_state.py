@@ -10,7 +10,7 @@ from fraud_pipelines import tables
 from fraud_pipelines.errors import EmptySample
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
-from fraud_pipelines.online_store.state import Retention
+from fraud_pipelines.online_store.state import LABEL_ARRIVALS, LATENESS_US, TRANSACTIONS, Reach
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,30 +30,39 @@ def end_of_data(warehouse: Warehouse) -> datetime:
     return last + timedelta(microseconds=1)
 
 
-def read_state(warehouse: Warehouse, spec: FeatureSpec, as_of: datetime) -> tuple[pa.Table, pa.Table]:
+def read_state(
+    warehouse: Warehouse, spec: FeatureSpec, as_of: datetime, *, reach: Reach | None = None
+) -> tuple[pa.Table, pa.Table]:
     """Transactions and label arrivals before `as_of` that a window of the spec can still reach.
 
     A label's transaction may be older than any window; its card and merchant come from the whole history.
 
+    Args:
+        reach: how far back to read at least, where that is further than the spec's own.
     Returns:
         The two tables that OnlineStore.rebuild expects, ordered by time and transaction.
     """
-    since = as_of - timedelta(microseconds=Retention(spec).keep_us)
+    reach = Reach.of(spec).widened(reach)
+    since = {
+        table.name: as_of - timedelta(microseconds=reach.of_table(table) + LATENESS_US)
+        for table in (TRANSACTIONS, LABEL_ARRIVALS)
+    }
     with warehouse.session() as session:
         transactions = session.query_arrow(
-            "select transaction_id, event_time, card_id, merchant_id, amount_minor "
+            "select transaction_id, event_time, card_id, merchant_id, amount_minor, country, device_id, category, "
+            "merchant_latitude, merchant_longitude "
             f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until "
             "order by event_time, transaction_id",
-            since=since,
+            since=since["transactions"],
             until=as_of,
         )
         labels = session.query_arrow(
-            "select l.transaction_id, t.event_time, l.known_at, l.is_fraud, t.card_id, t.merchant_id "
+            "select l.transaction_id, t.event_time, l.known_at, l.is_fraud, t.amount_minor, t.card_id, t.merchant_id "
             f"from {tables.LABELS.name} l join {tables.TRANSACTIONS.name} t on t.transaction_id = l.transaction_id "
             # A label counts from a microsecond after its event at the earliest, whatever known_at says.
-            "where (l.known_at >= :since or l.event_time >= :since) and l.known_at < :until "
+            "where (l.known_at >= :since or t.event_time >= :since) and l.known_at < :until "
             "order by l.known_at, l.transaction_id",
-            since=since,
+            since=since["label_arrivals"],
             until=as_of,
         )
     return transactions, labels
