@@ -6,7 +6,7 @@ import dagster as dg
 
 from fraud_pipelines import limits
 from fraud_pipelines.errors import PermanentError
-from fraud_pipelines.features.quality import completeness, silent_features
+from fraud_pipelines.features.quality import completeness, features_without_source, silent_features
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import Window, window_of
@@ -41,7 +41,8 @@ def features_are_not_constant_or_all_null(
     """
     _, until = _window(context)
     since = until - timedelta(days=limits.FEATURE_VARIATION_DAYS)
-    silent = silent_features(warehouse.open(), load_spec(), since, until)
+    store, spec = warehouse.open(), load_spec()
+    silent = silent_features(store, spec, since, until)
     return dg.AssetCheckResult(
         passed=not silent,
         severity=dg.AssetCheckSeverity.WARN,
@@ -49,6 +50,7 @@ def features_are_not_constant_or_all_null(
             "silent_features": len(silent),
             "limit": 0,
             "names": ", ".join(f"{name} ({how})" for name, how in silent.items()) or "none",
+            "not_in_the_source": ", ".join(features_without_source(store, spec, since, until)) or "none",
         },
     )
 

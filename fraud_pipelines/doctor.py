@@ -67,7 +67,12 @@ def _ledger(settings: Settings) -> str:
 def _online_store(settings: Settings) -> str:
     from fraud_pipelines.online_store import open_online_store
 
-    as_of = open_online_store(settings.online_store_url).as_of()
+    store = open_online_store(settings.online_store_url)
+    try:
+        as_of = store.as_of()
+        store.require_reach()
+    finally:
+        store.close()
     return f"state as of {as_of}" if as_of else "empty; run: fraud materialize operations"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fraud_pipelines.errors import BundleCorrupt, FraudPipelinesError
-from fraud_pipelines.features.online import OnlineEngine
+from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
 from fraud_pipelines.models.bundle import Bundle
 
 # The build writes it beside the code; a checkout has none, and there every decision is the fallback's.
@@ -82,7 +82,9 @@ def load_champion(folder: Path = CHAMPION_FOLDER) -> Loaded:
 
 
 def _warm_up(champion: Champion) -> None:
-    # The first call into XGBoost costs tens of milliseconds; no caller should pay them.
+    # The first call compiles the features, or loads them compiled; that into XGBoost costs tens of milliseconds. No
+    # caller should pay them.
+    champion.engine.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
     row = np.full((1, len(champion.bundle.feature_names)), np.nan, dtype=np.float32)
     for _ in range(3):
         probability = float(champion.bundle.predict(row)[0])

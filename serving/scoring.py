@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fraud_pipelines.errors import FraudPipelinesError, LedgerUnavailable, RetryableError
+from fraud_pipelines.errors import FraudPipelinesError, LedgerUnavailable, OnlineStateTooShort, RetryableError
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.ledger import Decision, Ledger
@@ -28,6 +28,7 @@ from serving.problems import Problem
 from serving.schemas import Answer, ModelVersion, Reason, Thresholds, Transaction
 
 ONLINE_STORE_UNAVAILABLE = "online_store_unavailable"
+ONLINE_STATE_TOO_SHORT = "online_state_too_short"
 MODEL_FAILED = "model_failed"
 FALLBACK_WORDS = {
     "no_champion": "No model has been promoted: a person must look",
@@ -35,6 +36,7 @@ FALLBACK_WORDS = {
     "spec_mismatch": "The model and its feature definitions do not belong together: a person must look",
     "warm_up_failed": "The model cannot score: a person must look",
     ONLINE_STORE_UNAVAILABLE: "The history of card and merchant cannot be read: a person must look",
+    ONLINE_STATE_TOO_SHORT: "The history of card and merchant does not go back far enough: a person must look",
     MODEL_FAILED: "The model could not score this transaction: a person must look",
 }
 # Two requests with one transaction_id are the same one when these agree.
@@ -151,6 +153,10 @@ class Scorer:
                 history = store.history(transaction.card_id, transaction.merchant_id, transaction.event_time_us)
                 state_as_of = store.as_of()
                 features = loaded.champion.engine.vector(transaction, history)
+        except OnlineStateTooShort as error:
+            # The windows of this model's features have grown; counting what is there would be a wrong number.
+            logger.warning("Online store: %s", error)
+            return _review(ONLINE_STATE_TOO_SHORT)
         except FraudPipelinesError as error:
             logger.warning("Online store: %s", error)
             return _review(ONLINE_STORE_UNAVAILABLE)

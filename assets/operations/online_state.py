@@ -5,6 +5,7 @@ from datetime import datetime
 import dagster as dg
 
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.online_store.state import Reach
 from fraud_pipelines.online_store.warehouse_state import end_of_data, hash_state, read_state
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import OnlineStoreResource, WarehouseResource
@@ -36,16 +37,18 @@ def online_state(
 ) -> dg.MaterializeResult:
     """One row per recent transaction and label arrival, by card and merchant: what the scoring service reads.
 
-    Reaches back as far as the longest window of the feature spec and two days more, for late events. What the
-    warehouse said before is replaced in one transaction; what only the service has recorded stays until the warehouse
-    holds it, too. Materializing it again changes nothing. `data_hash` covers the warehouse's rows that went in.
+    Reaches back as far as a feature of the spec can see and two days more, for late events; never less than before,
+    because the model in service may be of an earlier spec with longer windows. What the warehouse said before is
+    replaced in one transaction; what only the service has recorded stays until the warehouse holds it, too.
+    Materializing it again changes nothing. `data_hash` covers the warehouse's rows that went in.
     """
-    source = warehouse.open()
+    source, spec = warehouse.open(), load_spec()
     as_of = datetime.fromisoformat(config.as_of) if config.as_of else end_of_data(source)
-    transactions, labels = read_state(source, load_spec(), as_of)
     store = online_store.open()
     try:
-        store.rebuild(transactions, labels, as_of)
+        reach = Reach.of(spec).widened(store.reach())
+        transactions, labels = read_state(source, spec, as_of, reach=reach)
+        store.rebuild(transactions, labels, as_of, reach=reach)
         sizes = store.sizes()
     finally:
         store.close()
@@ -56,6 +59,7 @@ def online_state(
             "transactions": sizes["transactions"],
             "label_arrivals": sizes["label_arrivals"],
             "as_of": as_of.isoformat(sep=" "),
+            "reach": str(reach),
             "data_hash": hash_state(transactions, labels),
         }
     )

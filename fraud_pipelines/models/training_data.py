@@ -16,8 +16,7 @@ from fraud_pipelines.warehouse import Session
 
 def judged_window(split: TimeSplit, spec: FeatureSpec) -> tuple[datetime, datetime]:
     """[since, until) of the transactions behind a training set: its windows, and what their features look back on."""
-    longest_us = max(spec.longest_window_us("card"), spec.longest_window_us("merchant"))
-    return split.train_since - timedelta(microseconds=longest_us), split.test_until
+    return split.train_since - timedelta(microseconds=spec.reach_us), split.test_until
 
 
 def broken_facts(session: Session, split: TimeSplit, spec: FeatureSpec) -> dict[str, int]:

@@ -5,25 +5,21 @@ import dagster as dg
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import daily_partitions
 
-FEATURES = (
-    keys.STG_TRANSACTIONS,
-    keys.STG_LABELS,
-    keys.CARD_WINDOWS,
-    keys.MERCHANT_WINDOWS,
-    keys.TRANSACTION_FEATURES,
-)
+# Whatever models dbt has on this warehouse.
+FEATURES = dg.AssetSelection.groups("staging", "features")
 
 ingest_job = dg.define_asset_job(
     "ingest_job",
-    selection=dg.AssetSelection.assets(keys.TRANSACTIONS, keys.LABELS, keys.CUSTOMERS, *FEATURES),
+    selection=dg.AssetSelection.assets(keys.TRANSACTIONS, keys.LABELS, keys.CUSTOMERS) | FEATURES,
     partitions_def=daily_partitions,
     description="Load one source, check it, and build the features of its days.",
 )
 
 daily_job = dg.define_asset_job(
     "daily_job",
-    selection=dg.AssetSelection.assets(
-        *FEATURES, keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY, keys.ONLINE_STATE
+    selection=FEATURES
+    | dg.AssetSelection.assets(
+        keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY, keys.ONLINE_STATE
     ),
     partitions_def=daily_partitions,
     description="A day's features, scores, drift, performance, fairness, parity; its labels reach the online store.",

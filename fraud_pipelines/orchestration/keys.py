@@ -8,8 +8,6 @@ CUSTOMERS = AssetKey(["raw", "customers"])
 
 STG_TRANSACTIONS = AssetKey(["staging", "stg_transactions"])
 STG_LABELS = AssetKey(["staging", "stg_labels"])
-CARD_WINDOWS = AssetKey(["features", "card_windows"])
-MERCHANT_WINDOWS = AssetKey(["features", "merchant_windows"])
 TRANSACTION_FEATURES = AssetKey(["features", "transaction_features"])
 
 TRAINING_SET = AssetKey(["models", "training_set"])

@@ -57,7 +57,7 @@ class Thieves:
 
     def _card_testing(self, count: int) -> Payments:
         """A list of stolen numbers is tried with small amounts in seconds; what works buys something of value."""
-        card, second, first, last, step = self._incidents(count, 7, 16, gap_seconds=55.0)
+        card, second, first, last, step = self._incidents(count, 3, 8, gap_seconds=55.0)
         favourites = self._rng.choice(self._small_online, min(10, len(self._small_online)), replace=False)
         merchant = np.repeat(self._rng.choice(favourites, len(first)), last - first)
         tries = np.exp(np.log(3.0) + 0.75 * self._rng.normal(size=len(card))).clip(0.5, 40).round(2)
@@ -69,7 +69,7 @@ class Thieves:
 
     def _account_takeover(self, count: int, quiet: bool = False) -> Payments:
         """Somebody else signs in: a new device, shops abroad, things that sell well, over some hours."""
-        card, second, first, last, _ = self._incidents(count, 4, 10, gap_seconds=1500.0 if not quiet else 20_000.0)
+        card, second, first, last, _ = self._incidents(count, 2, 5, gap_seconds=1500.0 if not quiet else 20_000.0)
         if quiet:
             merchant = self._rng.choice(self._online, len(card))
             device = own_device(self._cards, card, second, self._merchants.channel[merchant])
@@ -105,7 +105,7 @@ class Thieves:
 
     def _stolen_card(self, count: int) -> Payments:
         """A wallet is gone: shops and a cash machine in the holder's city or the next, until the card is blocked."""
-        card, second, first, last, _ = self._incidents(count, 5, 12, gap_seconds=900.0)
+        card, second, first, last, _ = self._incidents(count, 2, 6, gap_seconds=1800.0)
         nearby = np.repeat(self._rng.random(len(first)) < 0.65, last - first)
         elsewhere = np.repeat(self._rng.integers(0, len(CITIES), len(first)), last - first)
         city = np.where(nearby, self._cards.city[card], elsewhere)
@@ -119,7 +119,7 @@ class Thieves:
 
     def _bust_out(self, count: int) -> Payments:
         """The holder means not to pay: after months of good conduct the limit is used up within days."""
-        card, second, _, _, _ = self._incidents(count, 10, 20, gap_seconds=3 * 3600.0)
+        card, second, _, _, _ = self._incidents(count, 5, 12, gap_seconds=4 * 3600.0)
         goods = np.concatenate([self._resale_online, self._resale_shops])
         merchant = self._rng.choice(goods, len(card))
         device = own_device(self._cards, card, second, self._merchants.channel[merchant])
