@@ -7,6 +7,7 @@ written and closed. Tests of dbt are not run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -28,8 +29,6 @@ from fraud_pipelines.settings import PROJECT_ROOT, TELEMETRY_OFF
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 COMPILED, SQL = "compiled", "sql"
-# Which of them an engine makes is its own affair; the last one is what everything downstream reads.
-FEATURE_TABLES = ("features.card_features", "features.merchant_features", "features.transaction_features")
 _SPEC_IN_PROJECT = feature_spec.SPEC_PATH.relative_to(PROJECT)
 
 
@@ -135,9 +134,10 @@ class Dbt:
         os.environ |= self._environment()
         variables = {"feature_engine": self._engine, **variables}
         try:
-            outcome = dbtRunner(manifest=self._manifest).invoke(
-                ["--quiet", *command, *self._arguments, "--vars", json.dumps(variables)]
-            )
+            with contextlib.redirect_stdout(sys.stderr):  # what a benchmark prints is its figures
+                outcome = dbtRunner(manifest=self._manifest).invoke(
+                    ["--quiet", *command, *self._arguments, "--vars", json.dumps(variables)]
+                )
         finally:
             # dbt-duckdb keeps its file open, and what it wrote apart from it, until told.
             DuckDBConnectionManager.close_all_connections()

@@ -28,13 +28,15 @@ class Comparison:
     """What was compared so far, and what differed. A cell is one feature of one transaction.
 
     `differing` counts cells per feature, those beyond the tolerance; `largest` is the largest relative difference per
-    feature that has a tolerance, be it within it.
+    feature that has a tolerance, be it within it. `values` counts the cells that are not null on either side: what a
+    source lacks is null everywhere, and that it is so proves little.
     """
 
     names: Sequence[str]
     tolerances: dict[str, float] = field(default_factory=dict)
     rows: int = 0
     rows_in_one_only: int = 0
+    values: int = 0
     differing: Counter[str] = field(default_factory=Counter)
     largest: dict[str, float] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class Comparison:
             self.differing[name] += len(one)
             return
         is_known, is_known_too = (np.asarray(pc.is_valid(column)) for column in (one, other))
+        self.values += int(np.count_nonzero(is_known & is_known_too))
         a, b = (np.asarray(pc.fill_null(column, 0)) for column in (one, other))
         is_equal = a == b
         if name in self.tolerances and len(a):
@@ -81,6 +84,7 @@ class Comparison:
         return {
             "rows": self.rows,
             "cells": self.rows * len(self.names),
+            "cells_with_a_value": self.values,
             "mismatches": self.mismatches,
             "rows_in_one_only": self.rows_in_one_only,
             "differing_cells": dict(self.differing),

@@ -41,6 +41,7 @@ import numpy as np
 from benchmarks import builds, floor, handbook_features, sources
 from benchmarks.builds import COMPILED, SQL, Built
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.tables import TRANSACTION_FEATURES
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
 
 SIMULATED, QUICK = 500_000, 6_000
@@ -110,7 +111,7 @@ class Benchmark:
             "growth_exponent": _short(exponent([s["rows"] for s in sizes], [s["cpu_s"] for s in sizes])),
             "increment_share": _short(last_day.cpu_s / full.cpu_s),
             "floor_ratio": _short(full.cpu_s / floor_s),
-            "source": {"what": str(self._source), **_readable(asdict(extent))},
+            "source": extent.report(self._source),
             "duckdb_compiled": _readable(asdict(full)),
             "duckdb_sql": {**_readable(asdict(with_sql)), "ratio_to_compiled": _short(with_sql.cpu_s / full.cpu_s)},
             "duckdb_handbook_15": {
@@ -147,9 +148,7 @@ class Benchmark:
         found = []
         for turn in range(self._repeat):
             self._say(f"the last day alone: build {turn + 1} of {self._repeat}")
-            for table in builds.FEATURE_TABLES:
-                if warehouse.exists(table):
-                    warehouse.execute(f"delete from {table} where event_time >= :day", day=extent.last_day)
+            warehouse.execute(f"delete from {TRANSACTION_FEATURES} where event_time >= :day", day=extent.last_day)
             folder = self._folder / "dbt" / builds.PROJECT.name
             found.append(builds.build(url, folder, since=extent.last_day, until=extent.until))
         return sorted(found, key=lambda built: built.cpu_s)[(len(found) - 1) // 2]
@@ -203,9 +202,7 @@ class Benchmark:
         return sources.multiply(url, self._folder / f"{name}.duckdb", 1)
 
     def _empty(self, url: str) -> None:
-        warehouse = open_warehouse(url)
-        for table in builds.FEATURE_TABLES:
-            warehouse.execute(f"drop table if exists {table}")
+        open_warehouse(url).execute(f"drop table if exists {TRANSACTION_FEATURES}")
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:6.0f} s  {text}", file=sys.stderr, flush=True)
@@ -222,10 +219,7 @@ def _short(value: float) -> float:
 
 
 def _readable(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _short(value) if isinstance(value, float) else value if isinstance(value, int) else str(value)
-        for name, value in values.items()
-    }
+    return {name: _short(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _machine() -> dict[str, Any]:

@@ -25,18 +25,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks import builds, sources
+from benchmarks import sources
 from benchmarks.builds import COMPILED, SQL, Dbt
 from benchmarks.comparison import Comparison, tolerances
 from benchmarks.replay import replay
-from fraud_pipelines import tables
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.tables import TRANSACTION_FEATURES
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
 
 SIMULATED = 200_000
@@ -123,7 +122,7 @@ class Parity:
             "features": len(self._spec.features),
             "cells": sum(part["cells"] for part in _parts(found)),
             "mismatches": sum(part["mismatches"] for part in _parts(found)),
-            "source": {"what": str(self._source), **{name: str(value) for name, value in asdict(extent).items()}},
+            "source": extent.report(self._source),
             **found,
             "seconds": round(time.monotonic() - self._started),
         }
@@ -154,7 +153,7 @@ class Parity:
 
     def _features(self, warehouse: Warehouse, since: datetime, until: datetime) -> Any:
         return warehouse.query_arrow(
-            f"select transaction_id, {', '.join(self._spec.names)} from {tables.TRANSACTION_FEATURES} "
+            f"select transaction_id, {', '.join(self._spec.names)} from {TRANSACTION_FEATURES} "
             "where event_time >= :since and event_time < :until",
             since=since,
             until=until,
@@ -164,18 +163,16 @@ class Parity:
         """Empty the days of the pieces, build them piece by piece, and compare with the run over everything."""
         self._keep_full_run(warehouse)
         for since, until in pieces:
-            for table in builds.FEATURE_TABLES:
-                if warehouse.exists(table):
-                    warehouse.execute(
-                        f"delete from {table} where event_time >= :since and event_time < :until",
-                        since=since, until=until,
-                    )  # fmt: skip
+            warehouse.execute(
+                f"delete from {TRANSACTION_FEATURES} where event_time >= :since and event_time < :until",
+                since=since,
+                until=until,
+            )
         for since, until in pieces:
             self._say(f"{warehouse.dialect}: {since:%Y-%m-%d} to {until:%Y-%m-%d} on its own")
             dbt.build(since, until)
-        return [
-            {"pieces": [f"{since:%Y-%m-%d}/{until:%Y-%m-%d}" for since, until in pieces], **self._unchanged(warehouse)}
-        ]
+        names = [f"{since:%Y-%m-%d}/{until:%Y-%m-%d}" for since, until in pieces]
+        return {"pieces": names, **self._unchanged(warehouse)}
 
     def _again(self, warehouse: Warehouse, dbt: Dbt, piece: Range) -> dict[str, Any]:
         self._say(f"{warehouse.dialect}: {piece[0]:%Y-%m-%d} once more")
@@ -184,7 +181,7 @@ class Parity:
 
     def _keep_full_run(self, warehouse: Warehouse) -> None:
         if not warehouse.exists(FULL_RUN):
-            warehouse.execute(f"create table {FULL_RUN} as select * from {tables.TRANSACTION_FEATURES}")
+            warehouse.execute(f"create table {FULL_RUN} as select * from {TRANSACTION_FEATURES}")
 
     def _unchanged(self, warehouse: Warehouse) -> dict[str, Any]:
         """The feature table against the copy of the full run, in the database: every cell, no tolerance."""
@@ -193,11 +190,11 @@ class Parity:
         (row,) = warehouse.query_arrow(
             "select count(*) as rows_found, "
             "count(*) filter (where a.transaction_id is null or b.transaction_id is null) as rows_in_one_only, "
-            f"{differ} from {tables.TRANSACTION_FEATURES} as a "
+            f"{' + '.join(f'count(a.{name})' for name in names)} as filled, {differ} from {TRANSACTION_FEATURES} as a "
             f"full join {FULL_RUN} as b on b.transaction_id = a.transaction_id and b.event_time = a.event_time"
         ).to_pylist()
         found = Comparison(names, rows=row["rows_found"] - row["rows_in_one_only"])
-        found.rows_in_one_only = row["rows_in_one_only"]
+        found.rows_in_one_only, found.values = row["rows_in_one_only"], row["filled"]
         for name in names:
             if row[name] > 0:
                 found.differing[name] = row[name]

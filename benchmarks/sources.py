@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class Extent:
     @property
     def last_day(self) -> datetime:
         return self.until - timedelta(days=1)
+
+    def report(self, source: Source) -> dict[str, str | int]:
+        """What was measured on, as the benchmarks print it."""
+        found = asdict(self) | {"since": f"{self.since:%Y-%m-%d}", "until": f"{self.until:%Y-%m-%d}"}
+        return {"what": str(source), **found}
 
 
 def choose(path: Path | None, mapping: str, simulated: int | None, otherwise: int) -> Source:

@@ -43,10 +43,10 @@ def label(
     return LabelArrival(transaction_id, event_time_us, known_at_us, is_fraud, card, merchant, amount_minor)
 
 
-def tables_of(transactions: Sequence[ScoredTransaction], labels: Sequence[LabelArrival]) -> tuple[pa.Table, pa.Table]:
+def tables_of(transactions: Iterable[ScoredTransaction], labels: Iterable[LabelArrival]) -> tuple[pa.Table, pa.Table]:
     """What OnlineStore.rebuild takes."""
-    time = pa.timestamp("us")
-    place = pa.float64()
+    transactions, labels = list(transactions), list(labels)
+    time, place = pa.timestamp("us"), pa.float64()
     return (
         pa.table(
             {

@@ -15,11 +15,11 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings
 from sqlalchemy.engine import make_url
 
 from fraud_pipelines.errors import ContractBroken, SettingInvalid
-from fraud_pipelines.features.spec import Feature, FeatureSpec, load_spec
+from fraud_pipelines.features.spec import Feature, load_spec
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import Window
 from fraud_pipelines.settings import PROJECT_ROOT, Settings, load_settings
-from fraud_pipelines.tables import TRANSACTION_FEATURES, TRANSACTIONS
+from fraud_pipelines.tables import TRANSACTION_FEATURES
 from fraud_pipelines.warehouse import open_warehouse
 
 PROJECT = PROJECT_ROOT / "dbt_project"
@@ -101,39 +101,18 @@ class StageTranslator(DagsterDbtTranslator):
         return ["team:fraud-models"]
 
     def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
-        """dagster-dbt's own, and in the table of columns what the spec says of each feature."""
-        metadata = super().get_metadata(dbt_resource_props)
-        columns = feature_columns(dbt_resource_props["name"], dbt_resource_props.get("columns", {}), load_spec())
-        return {**metadata, "dagster/column_schema": dg.TableSchema(columns=columns)} if columns else metadata
+        """dagster-dbt's own; in the table of columns, each feature with what the spec says of it."""
+        metadata = dict(super().get_metadata(dbt_resource_props))
+        if self.get_asset_key(dbt_resource_props) == keys.TRANSACTION_FEATURES:
+            features = {feature.name: feature for feature in load_spec().features}
+            documented = metadata["dagster/column_schema"].columns
+            metadata["dagster/column_schema"] = dg.TableSchema(
+                [_column_of(features[c.name]) if c.name in features else c for c in documented]
+            )
+        return metadata
 
 
-def feature_columns(model: str, documented: Mapping[str, Mapping[str, Any]], spec: FeatureSpec) -> list[dg.TableColumn]:
-    """Columns of a feature table for the catalogue, features in the order of the spec; none for any other model.
-
-    The tables per entity have no list of features of their own in dbt: what the spec says is what they have.
-
-    Args:
-        documented: the columns that the model's schema file describes, by name.
-    """
-    features = {
-        TRANSACTION_FEATURES.split(".")[1]: spec.features,
-        **{f"{entity}_features": spec.of_entity(entity) for entity in ("card", "merchant")},
-    }.get(model, ())
-    names = {feature.name for feature in features}
-    others = [
-        dg.TableColumn(name, _type_of(name, column), column.get("description"))
-        for name, column in documented.items()
-        if features and name not in names
-    ]
-    return others + [_feature_column(feature) for feature in features]
-
-
-def _type_of(name: str, column: Mapping[str, Any]) -> str:
-    raw = TRANSACTIONS.columns.get(name)
-    return str(column.get("data_type") or (raw.type if raw else "?"))
-
-
-def _feature_column(feature: Feature) -> dg.TableColumn:
+def _column_of(feature: Feature) -> dg.TableColumn:
     tags = {"measure": f"{feature.measure} of {feature.of}", "window": feature.window or "", "unit": feature.unit}
     return dg.TableColumn(
         feature.name,

@@ -1,7 +1,12 @@
-{# The last expression of a feature, over p (past) and k (known): the only place where whole numbers become doubles.
-   The order of operands is part of the definition, because the compiled engine computes the same doubles to the last bit. #}
+{# The last expression of a feature, over the transaction asked for and its row of <entity>_past and <entity>_known: the
+   only place where whole numbers become doubles. The order of operands is part of the definition, because the compiled
+   engine computes the same doubles to the last bit. #}
 {% macro feature_expression(feature) -%}
-    {%- set value = label_value(feature) if is_of_labels(feature) else past_value(feature) -%}
+    {%- if feature.entity == "transaction" -%}
+        {%- set value = transaction_value(feature) -%}
+    {%- else -%}
+        {%- set value = label_value(feature) if is_of_labels(feature) else past_value(feature) -%}
+    {%- endif -%}
     {%- if feature.when_empty == "zero" -%}
         cast(coalesce({{ value }}, 0) as {{ feature.data_type }})
     {%- else -%}
@@ -9,78 +14,94 @@
     {%- endif -%}
 {%- endmacro %}
 
+{# Joins what feature_expression() reads of an entity. transaction_no alone decides; the rest is the order in which both
+   sides come, and keeps the planner from expecting billions of rows. #}
+{% macro joined(entity) -%}
+    {%- set no, past, known = entity ~ "_no", entity ~ "_past", entity ~ "_known" -%}
+    {%- for side in ([past] if features_of_past(entity) else []) + ([known] if features_of_labels(entity) else []) -%}
+join {{ side }}
+    on {{ side }}.{{ no }} = asked.{{ no }} and {{ side }}.tick = asked.tick and {{ side }}.transaction_no = asked.transaction_no
+{% endfor -%}
+    {%- for window in windows_of(features_of_labels(entity) | selectattr("measure", "equalto", "streak_age")) -%}
+left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
+    on {{ entity }}_streak_{{ window }}.{{ no }} = {{ known }}.{{ no }}
+    and {{ entity }}_streak_{{ window }}.frauds_before
+        = case when {{ streak(entity, window) }} > 0 then {{ known }}.frauds_before - {{ streak(entity, window) }} end
+    {% endfor -%}
+{%- endmacro %}
+
 {% macro past_value(feature) -%}
-    {%- set of, w, key = feature.of, feature.window, feature.measure ~ " of " ~ feature.of -%}
-    {%- set n, s = "p.count_" ~ w, "p.amount_" ~ w -%}
-    {%- set is_recent = "p.event_time_us - p.last_us < " ~ window_us(w) -%}
+    {%- set w, key, p = feature.window, feature.measure ~ " of " ~ feature.of, feature.entity ~ "_past." -%}
+    {%- set n, s, q, x = p ~ "count_" ~ w, p ~ "amount_" ~ w, p ~ "square_" ~ w, "asked.amount_minor" -%}
+    {%- set has_previous = p ~ "previous_age_us < " ~ window_us(w) -%}
     {%- if key == "count of transactions" -%}
         {{ n }}
-    {%- elif key == "count of large_amounts" -%}
-        p.large_{{ w }}
     {%- elif key == "count of same_merchant" -%}
-        p.same_merchant_count_{{ w }}
+        {{ p }}same_merchant_{{ w }}
+    {%- elif key == "count of large_amounts" -%}
+        {{ p }}large_{{ w }}
     {%- elif key == "sum of amount" -%}
         {{ to_double(s) }} / {{ to_double(100) }}
     {%- elif key == "mean of amount" -%}
         case when {{ n }} > 0 then {{ to_double(s) }} / ({{ to_double(100) }} * {{ to_double(n) }}) end
     {%- elif key == "std of amount" -%}
-        case when {{ n }} > 1 then {{ deviation(w) }} / {{ to_double(100) }} end
+        case when {{ n }} > 1 then {{ deviation(n, s, q) }} / {{ to_double(100) }} end
     {%- elif key == "zscore of amount" -%}
-        case when {{ n }} > 1 and {{ spread(w) }} > 0 then
-            {{ to_double(n ~ " * p.amount_minor - " ~ s) }} / {{ to_double(n) }} / {{ deviation(w) }} end
+        case when {{ n }} > 1 and {{ spread(n, s, q) }} > 0 then
+            {{ to_double(n ~ " * " ~ x ~ " - " ~ s) }} / {{ to_double(n) }} / {{ deviation(n, s, q) }} end
     {%- elif key in ("max of amount", "min of amount") -%}
-        {{ to_double("p.amount_" ~ feature.measure ~ "_" ~ w) }} / {{ to_double(100) }}
+        {{ to_double(p ~ "amount_" ~ feature.measure ~ "_" ~ w) }} / {{ to_double(100) }}
     {%- elif key == "ratio_to_mean of amount" -%}
-        case when {{ s }} > 0 then {{ ratio_to_mean("p.amount_minor", n, s) }} end
+        case when {{ s }} > 0 then {{ ratio_to_mean(x, n, s) }} end
     {%- elif key == "max of amount_ratio" -%}
-        p.amount_ratio_max_{{ w }}
-    {%- elif feature.measure == "share" -%}
-        case when {{ n }} > 0 then {{ to_double("p." ~ of ~ "_" ~ w) }} / {{ to_double(n) }} end
+        {{ p }}amount_ratio_max_{{ w }}
+    {%- elif key in ("share of night", "share of weekend") -%}
+        case when {{ n }} > 0 then {{ to_double(p ~ feature.of ~ "_" ~ w) }} / {{ to_double(n) }} end
     {%- elif feature.measure == "distinct" -%}
-        nullif(p.{{ of }}_distinct_{{ w }}, 0)
+        nullif({{ p }}{{ feature.of }}_distinct_{{ w }}, 0)
     {%- elif feature.measure == "is_new" -%}
-        p.{{ of }}_is_new_{{ w }}
+        cast({{ p }}{{ feature.of }}_is_new_{{ w }} as integer)
     {%- elif feature.measure == "is_changed" -%}
-        case when {{ is_recent }} then p.{{ of }}_is_changed end
+        case when {{ has_previous }} then cast({{ p }}{{ feature.of }}_is_changed as integer) end
     {%- elif key == "time_since_last of transaction" -%}
-        {{ minutes_since("p.last_us", w) }}
+        {{ minutes(p ~ "previous_age_us", w) }}
     {%- elif key == "time_since_last of large_amount" -%}
-        {{ minutes_since("p.last_large_us", w) }}
+        {{ minutes(p ~ "large_age_us", w) }}
     {%- elif key == "distance_from_last of place" -%}
-        case when {{ is_recent }} then p.distance_km end
+        case when {{ has_previous }} then {{ p }}distance_km end
     {%- elif key == "speed_from_last of place" -%}
-        case when {{ is_recent }} then
-            p.distance_km / ({{ to_double("p.event_time_us - p.last_us") }} / {{ to_double(3600000000) }}) end
+        case when {{ has_previous }} then
+            {{ p }}distance_km / ({{ to_double(p ~ "previous_age_us") }} / {{ to_double(3600000000) }}) end
     {%- else -%}
         {%- do unknown_measure(feature) -%}
     {%- endif -%}
 {%- endmacro %}
 
 {% macro label_value(feature) -%}
-    {%- set w, key = feature.window, feature.measure ~ " of " ~ feature.of -%}
-    {%- set labels, frauds = "k.labels_" ~ w, "k.frauds_" ~ w -%}
+    {%- set w, key, k = feature.window, feature.measure ~ " of " ~ feature.of, feature.entity ~ "_known." -%}
+    {%- set frauds, genuine = k ~ "frauds_" ~ w, k ~ "genuine_" ~ w -%}
     {%- if key == "count of labels" -%}
-        {{ labels }}
+        {{ genuine }} + {{ frauds }}
     {%- elif key == "count of frauds" -%}
         {{ frauds }}
     {%- elif key == "count of unlabelled" -%}
-        k.unlabelled_{{ w }}
+        {{ k }}unlabelled_{{ w }}
     {%- elif key == "share of frauds" -%}
-        case when {{ labels }} > 0 then {{ to_double(frauds) }} / {{ to_double(labels) }} end
+        case when {{ genuine }} + {{ frauds }} > 0 then {{ to_double(frauds) }} / {{ to_double(genuine ~ " + " ~ frauds) }} end
     {%- elif key == "last of label" -%}
-        case when {{ labels }} > 0 then case
-            when k.last_fraud_us < k.last_genuine_us or k.last_fraud_us is null then 0 else 1 end end
+        case when least({{ k }}fraud_age_us, {{ k }}genuine_age_us) < {{ window_us(w) }} then
+            case when {{ k }}fraud_age_us <= coalesce({{ k }}genuine_age_us, {{ k }}fraud_age_us) then 1 else 0 end end
     {%- elif key == "streak of frauds" -%}
-        {{ streak(w) }}
+        {{ streak(feature.entity, w) }}
     {%- elif key == "streak_age of frauds" -%}
-        {{ to_double("p.event_time_us - s_" ~ w ~ ".time_us") }} / {{ to_double(60000000) }}
+        {{ to_double("asked.event_time_us - " ~ feature.entity ~ "_streak_" ~ w ~ ".counts_from_us") }} / {{ to_double(60000000) }}
     {%- elif key == "time_since_last of fraud" -%}
-        {{ minutes_since("k.last_fraud_us", w) }}
+        {{ minutes(k ~ "fraud_age_us", w) }}
     {%- elif key == "time_since_last of genuine" -%}
-        {{ minutes_since("k.last_genuine_us", w) }}
+        {{ minutes(k ~ "genuine_age_us", w) }}
     {%- elif key == "ratio_to_mean of genuine_amount" -%}
-        case when k.genuine_amount_{{ w }} > 0 then
-            {{ ratio_to_mean("p.amount_minor", "(" ~ labels ~ " - " ~ frauds ~ ")", "k.genuine_amount_" ~ w) }} end
+        case when {{ k }}genuine_amount_{{ w }} > 0 then
+            {{ ratio_to_mean("asked.amount_minor", genuine, k ~ "genuine_amount_" ~ w) }} end
     {%- else -%}
         {%- do unknown_measure(feature) -%}
     {%- endif -%}
@@ -93,22 +114,21 @@
     {{ to_double(x) }} * {{ to_double(n) }} / {{ to_double(s) }}
 {%- endmacro %}
 
-{# n * sum of squares - square of the sum, exact, as a double rounded once. It almost always fits 64 bits, which is faster. #}
-{% macro spread(window) -%}
-    {%- set n, s, q = "p.count_" ~ window, "p.amount_" ~ window, "p.square_" ~ window -%}
+{# n * q - s * s for n amounts with sum s and sum of squares q: exact, then a double rounded once. It almost always fits
+   64 bits, which is faster. #}
+{% macro spread(n, s, q) -%}
     {%- set wide = wide_integer() -%}
-    case when {{ q }} <= 9223372036854775807 / {{ n }}
+    case when {{ q }} <= 9000000000000000000 / {{ n }}
         then {{ to_double(n ~ " * cast(" ~ q ~ " as bigint) - " ~ s ~ " * " ~ s) }}
         else {{ wide_to_double("(cast(" ~ n ~ " as " ~ wide ~ ") * " ~ q ~ " - cast(" ~ s ~ " as " ~ wide ~ ") * " ~ s ~ ")") }} end
 {%- endmacro %}
 
-{# The sample's standard deviation in minor units, from two transactions on. #}
-{% macro deviation(window) -%}
-    sqrt({{ spread(window) }} / {{ to_double("p.count_" ~ window ~ " * (p.count_" ~ window ~ " - 1)") }})
+{# The sample's standard deviation, from two on. #}
+{% macro deviation(n, s, q) -%}
+    sqrt({{ spread(n, s, q) }} / {{ to_double(n ~ " * (" ~ n ~ " - 1)") }})
 {%- endmacro %}
 
-{# Minutes since a moment, missing unless it is within the window. #}
-{% macro minutes_since(moment_us, window) -%}
-    case when p.event_time_us - {{ moment_us }} < {{ window_us(window) }} then
-        {{ to_double("p.event_time_us - " ~ moment_us) }} / {{ to_double(60000000) }} end
+{# An age in minutes, missing unless it is within the window. #}
+{% macro minutes(age_us, window) -%}
+    case when {{ age_us }} < {{ window_us(window) }} then {{ to_double(age_us) }} / {{ to_double(60000000) }} end
 {%- endmacro %}

@@ -1,121 +1,103 @@
-{# The common table expressions of a card's or merchant's label arrivals; the last one is `known`, one row per transaction.
+{# The common table expressions of a card's or merchant's label arrivals; <entity>_known has a row per transaction.
 
-   arrivals        the label arrivals of the range and of the look-back before it
-   moments         transactions and arrivals in one order. The clock has four ticks per microsecond, and arrivals come a
+   moments         transactions and arrivals in one order. The clock has four ticks per microsecond. Arrivals come a
                    little before a transaction of the same microsecond, frauds before genuine ones: then both are
-                   strictly earlier than the transaction that may see them, and a genuine label ends the frauds of its moment
+                   strictly earlier than the transaction that may see them, and a genuine label ends the frauds of its moment.
    counted         + frauds known before each moment
    known           windows over the moments
-   streak_starts   when the fraud that follows so many others was known
+   streak_starts   when the fraud that came after so many others was known
 
-   A transaction waits for its label from its moment to the first arrival. The end of a wait within the window is counted
-   at the arrival; who waits longer leaves with the window: sum(waits - answered) over all earlier, where `waits` leaves
-   out those that outlast the window, + sum(outlasts) over the window. #}
-{% macro known(entity, transactions, labels, features, look_back_us) -%}
-{%- set id = entity ~ "_id" -%}
-{%- set columns = [] -%}
-{%- for feature in features -%}{%- do add_known_columns(columns, feature) -%}{%- endfor -%}
+   A transaction waits for its label until the first arrival. Of those waiting at a moment, some are answered before the
+   window has passed: they count until then. The others count while they are in the window. #}
+{% macro known(entity) -%}
+{%- set features, no = features_of_labels(entity), entity ~ "_no" -%}
 {%- set waits = windows_of(features | selectattr("of", "equalto", "unlabelled")) -%}
-arrivals as (
+{{ entity }}_moments as (
     select
-        t.{{ id }}, t.transaction_id, l.counts_from_us, l.is_fraud, t.amount_minor
-        {%- if waits %},
-        l.arrival_number = 1 and {{ in_run_window("t.event_time", look_back_us) }} as is_first,
-        l.counts_from_us - t.event_time_us as waited_us
-        {%- endif %}
-    from (
-        select
-            transaction_id, counts_from_us, case when is_fraud then 1 else 0 end as is_fraud
-            {%- if waits %},
-            row_number() over (partition by transaction_id order by counts_from_us) as arrival_number
-            {%- endif %}
-        from {{ labels }}
-        where {{ in_run_window("counts_from", look_back_us) }}
-    ) as l
-    join {{ transactions }} as t on t.transaction_id = l.transaction_id
-),
-moments as (
-    select
-        t.transaction_id, t.event_time, t.{{ id }}, t.event_time_us as time_us, 4 * t.event_time_us as tick,
-        0 as is_label, 0 as is_fraud, cast(null as bigint) as genuine_amount
+        {{ no }}, tick, event_time_us as time_us, transaction_no, false as is_fraud,
+        false as is_genuine, cast(null as bigint) as genuine_amount
         {%- for window in waits %},
-        case when answer.waited_us < {{ window_us(window) }} then 1 else 0 end as waiting_{{ window }},
-        case when answer.waited_us < {{ window_us(window) }} then 0 else 1 end as outlasts_{{ window }}
+        case when waited_us < {{ window_us(window) }} then 1 else 0 end as waiting_{{ window }},
+        coalesce(waited_us >= {{ window_us(window) }}, true) as outlasts_{{ window }}
         {%- endfor %}
-    from {{ transactions }} as t
-    {%- if waits %}
-    left join arrivals as answer on answer.transaction_id = t.transaction_id and answer.is_first
-    {%- endif %}
-    where {{ in_run_window("t.event_time", look_back_us) }}
+    from history
+    where is_of_asked_{{ entity }} and {{ in_run_window("event_time", reach_us(features_of_labels())) }}
     union all
     select
-        null, null, {{ id }}, counts_from_us, 4 * counts_from_us - 1 - is_fraud,
-        1, is_fraud, case when is_fraud = 0 then amount_minor end
+        {{ no }}, 4 * counts_from_us - case when is_fraud then 2 else 1 end, counts_from_us, null, is_fraud,
+        not is_fraud, case when not is_fraud then amount_minor end
         {%- for window in waits %},
         case when is_first and waited_us < {{ window_us(window) }} then -1 else 0 end,
-        0
+        false
         {%- endfor %}
     from arrivals
+    where is_of_asked_{{ entity }}
 ),
-counted as (
+{{ entity }}_counted as (
     select
         *,
-        {{ total("is_fraud", "earlier") }} as frauds_before
-    from moments
-    window {{ earlier_moments(id) }}
+        {{ number_of("is_fraud", "earlier") }} as frauds_before
+    from {{ entity }}_moments
+    window {{ earlier_moments(no) }}
 ),
-known as (
+{{ entity }}_known as (
     select
-        transaction_id, event_time, {{ id }}, frauds_before
-        {%- for name, expression in columns %},
+        {{ no }}, tick, transaction_no, frauds_before
+        {%- for name, expression in known_columns(features) %},
         {{ expression }} as {{ name }}
         {%- endfor %}
-    from counted
+    from {{ entity }}_counted
     window
         {%- for window in windows_of(features) %}
-        last_{{ window }} as (
-            partition by {{ id }} order by tick
-            range between {{ 4 * window_us(window) - 1 }} preceding and 1 preceding),
+        last_{{ window }} as (partition by {{ no }} order by tick {{ last(window) }}),
         {%- endfor %}
-        {{ earlier_moments(id) }}
+        {{ earlier_moments(no) }}
 ),
-streak_starts as (
-    select {{ id }}, frauds_before, min(time_us) as time_us
-    from counted
-    where is_fraud = 1
-    group by {{ id }}, frauds_before
+{{ entity }}_streak_starts as (
+    select distinct
+        {{ no }}, counts_from_us, rank() over (partition by {{ no }} order by counts_from_us) - 1 as frauds_before
+    from arrivals
+    where is_fraud and is_of_asked_{{ entity }}
 )
 {%- endmacro %}
 
-{% macro earlier_moments(id) -%}
-    earlier as (partition by {{ id }} order by tick range between unbounded preceding and 1 preceding)
+{% macro earlier_moments(no) -%}
+    earlier as (partition by {{ no }} order by tick range between unbounded preceding and 1 preceding)
 {%- endmacro %}
 
-{# What a feature needs, added to the columns of `known`. #}
+{# The columns that features need of `known`: a list of (name, expression). #}
+{% macro known_columns(features) -%}
+    {%- set columns = [] -%}
+    {%- for feature in features -%}{%- do add_known_columns(columns, feature) -%}{%- endfor -%}
+    {{ return(columns) }}
+{%- endmacro %}
+
 {% macro add_known_columns(columns, feature) -%}
-    {%- set w = feature.window -%}
+    {%- set measure, w = feature.measure, feature.window -%}
     {%- set last_w = "last_" ~ w -%}
     {%- if feature.of == "unlabelled" -%}
         {%- do add_column(columns, "unlabelled_" ~ w,
-            total("waiting_" ~ w, "earlier") ~ " + " ~ total("outlasts_" ~ w, last_w)) -%}
-    {%- else -%}
-        {%- do add_column(columns, "labels_" ~ w, total("is_label", last_w)) -%}
-        {%- do add_column(columns, "frauds_" ~ w, total("is_fraud", last_w)) -%}
-        {%- if feature.measure == "ratio_to_mean" -%}
-            {%- do add_column(columns, "genuine_amount_" ~ w, total("genuine_amount", last_w)) -%}
-        {%- elif feature.measure in ("last", "time_since_last") -%}
-            {%- do add_column(columns, "last_fraud_us", "max(case when is_fraud = 1 then time_us end) over earlier") -%}
-            {%- do add_column(columns, "last_genuine_us", "max(case when is_label > is_fraud then time_us end) over earlier") -%}
-        {%- elif feature.measure in ("streak", "streak_age") -%}
-            {%- do add_column(columns, "frauds_since_genuine",
-                "frauds_before - coalesce(max(case when is_label > is_fraud then frauds_before end) over earlier, 0)") -%}
-        {%- elif feature.measure not in ("count", "share") -%}
-            {%- do unknown_measure(feature) -%}
-        {%- endif -%}
+            total("waiting_" ~ w, "earlier") ~ " + " ~ number_of("outlasts_" ~ w, last_w)) -%}
+    {%- elif measure in ("count", "share", "streak", "streak_age") -%}
+        {%- do add_column(columns, "frauds_" ~ w, number_of("is_fraud", last_w)) -%}
+    {%- endif -%}
+    {%- if feature.of == "labels" or measure in ("share", "ratio_to_mean") -%}
+        {%- do add_column(columns, "genuine_" ~ w, number_of("is_genuine", last_w)) -%}
+    {%- endif -%}
+    {%- if measure == "ratio_to_mean" -%}
+        {%- do add_column(columns, "genuine_amount_" ~ w, total("genuine_amount", last_w)) -%}
+    {%- elif measure in ("last", "time_since_last") -%}
+        {%- do add_column(columns, "fraud_age_us", "time_us - max(time_us) filter (where is_fraud) over earlier") -%}
+        {%- do add_column(columns, "genuine_age_us", "time_us - max(time_us) filter (where is_genuine) over earlier") -%}
+    {%- elif measure in ("streak", "streak_age") -%}
+        {%- do add_column(columns, "frauds_since_genuine",
+            "frauds_before - coalesce(max(frauds_before) filter (where is_genuine) over earlier, 0)") -%}
+    {%- elif measure not in ("count", "share") -%}
+        {%- do unknown_measure(feature) -%}
     {%- endif -%}
 {%- endmacro %}
 
 {# The frauds of a window after the last genuine label: the fewer of those since that label and those in the window. #}
-{% macro streak(window) -%}
-    least(k.frauds_since_genuine, k.frauds_{{ window }})
+{% macro streak(entity, window) -%}
+    least({{ entity }}_known.frauds_since_genuine, {{ entity }}_known.frauds_{{ window }})
 {%- endmacro %}

@@ -10,12 +10,13 @@
             ~ ratio_to_mean("amount_minor", "baseline_count", "baseline_amount") ~ " end") -%}
         {%- do add_column(columns.past, "amount_ratio_max_" ~ feature.window, "max(amount_ratio) over " ~ last_w) -%}
     {%- else -%}
-        {%- do add_column(columns.marked, "is_large", "case when " ~ has_ratio ~ " and amount_minor * baseline_count * 10 > "
-            ~ large.limit_tenths ~ " * baseline_amount then 1 else 0 end") -%}
+        {%- do add_column(columns.marked, "is_large",
+            has_ratio ~ " and amount_minor * baseline_count * 10 > baseline_amount * " ~ large.limit_tenths) -%}
         {%- if feature.measure == "count" -%}
-            {%- do add_column(columns.past, "large_" ~ feature.window, total("is_large", last_w)) -%}
+            {%- do add_column(columns.past, "large_" ~ feature.window, number_of("is_large", last_w)) -%}
         {%- else -%}
-            {%- do add_column(columns.past, "last_large_us", "max(case when is_large = 1 then event_time_us end) over earlier") -%}
+            {%- do add_column(columns.past, "large_age_us",
+                "event_time_us - max(event_time_us) filter (where is_large) over earlier") -%}
         {%- endif -%}
     {%- endif -%}
 {%- endmacro %}

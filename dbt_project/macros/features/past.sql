@@ -1,119 +1,127 @@
-{# The common table expressions of a card's or merchant's transactions; the last one is `past`.
+{# The common table expressions of a card's or merchant's transactions; the last one is <entity>_past.
 
-   history     the transactions of the range and of the look-back before it
-   compared    + neighbours in another order: the same merchant (country, ...) before and after, the baseline of an amount
+   compared    transactions + neighbours in another order: of the same merchant (country, ...), of the same microsecond,
+               the baseline of an amount
    marked      + what these make of each transaction: first or last of its value, unusually large, ...
    past        windows over the marks, one column per (part, window)
 
    Ages are strictly between 0 and the window (RANGE up to 1 microsecond before), so transactions that share a
    microsecond cannot see each other. #}
-{% macro past(entity, transactions, features, look_back_us) -%}
-{%- set id = entity ~ "_id" -%}
-{%- set columns = {"compared": [], "marked": [], "past": []} -%}
-{%- set features_of_large = [] -%}
-{%- for feature in features -%}
-    {%- do add_past_columns(columns, feature) -%}
-    {%- if is_of_large(feature) -%}{%- do features_of_large.append(feature) -%}{%- endif -%}
-{%- endfor -%}
-history as (
-    select
-        transaction_id, event_time, event_time_us, card_id, merchant_id, amount_minor,
-        category, country, device_id, merchant_latitude, merchant_longitude,
-        {{ is_night("event_time") }} as is_night,
-        {{ is_weekend("event_time") }} as is_weekend
-    from {{ transactions }}
-    where {{ in_run_window("event_time", look_back_us) }}
-),
-compared as (
+{% macro past(entity) -%}
+{%- set features, no = features_of_past(entity), entity ~ "_no" -%}
+{%- set columns = past_columns(features) -%}
+{{ entity }}_compared as (
     select
         *
         {%- for name, expression in columns.compared %},
         {{ expression }} as {{ name }}
         {%- endfor %}
     from history
+    where is_of_asked_{{ entity }}
     window
         {%- for of in attributes_of(features) %}
         same_{{ of }} as (
-            partition by {{ id }}, {{ attribute_column(of) }} order by event_time_us
+            partition by {{ no }}, {{ attribute_column(of) }} order by tick
             range between unbounded preceding and 1 preceding),
         {%- endfor %}
         {%- for window in windows_of(features | selectattr("of", "equalto", "same_merchant")) %}
-        same_merchant_{{ window }} as (
-            partition by {{ id }}, merchant_id order by event_time_us {{ last(window) }}),
+        same_merchant_{{ window }} as (partition by {{ no }}, merchant_no order by tick {{ last(window) }}),
         {%- endfor %}
-        {%- if features_of_large %}
-        baseline as (partition by {{ id }} order by event_time_us {{ last(large_amount().baseline) }}),
+        {%- if columns.large %}
+        baseline as (partition by {{ no }} order by tick {{ last(large_amount().baseline) }}),
         {%- endif %}
-        in_order as (partition by {{ id }} order by event_time_us, {{ byte_order("transaction_id") }}),
-        in_time as (partition by {{ id }} order by event_time_us)
+        same_time as (partition by {{ no }}, tick order by {{ byte_order("transaction_id") }})
 ),
-marked as (
+{{ entity }}_marked as (
     select
         *
         {%- for name, expression in columns.marked %},
         {{ expression }} as {{ name }}
         {%- endfor %}
-    from compared
+    from {{ entity }}_compared
 ),
-past as (
+{{ entity }}_past as (
     select
-        transaction_id, event_time, event_time_us, {{ id }}, amount_minor
+        {{ no }}, tick, transaction_no
         {%- for name, expression in columns.past %},
         {{ expression }} as {{ name }}
         {%- endfor %}
-    from marked
+    from {{ entity }}_marked
     window
         {%- for window in windows_of(features) %}
-        last_{{ window }} as (partition by {{ id }} order by event_time_us {{ last(window) }}),
+        last_{{ window }} as (partition by {{ no }} order by tick {{ last(window) }}),
         {%- endfor %}
-        earlier as (
-            partition by {{ id }} order by event_time_us range between unbounded preceding and 1 preceding),
-        in_order as (partition by {{ id }} order by event_time_us, {{ byte_order("transaction_id") }})
+        earlier as (partition by {{ no }} order by tick range between unbounded preceding and 1 preceding),
+        in_order as (partition by {{ no }} order by tick, {{ byte_order("transaction_id") }})
 )
 {%- endmacro %}
 
-{# The frame of a window's transactions. #}
+{# The frame of a window: ages strictly between 0 and its length. #}
 {% macro last(window) -%}
-    range between {{ window_us(window) - 1 }} preceding and 1 preceding
+    range between {{ 4 * window_us(window) - 1 }} preceding and 1 preceding
 {%- endmacro %}
 
-{# What a feature needs, added to the columns of each stage. #}
+{# The columns that features need of each stage: lists of (name, expression). #}
+{% macro past_columns(features) -%}
+    {%- set columns = {"compared": [], "marked": [], "past": [], "large": false} -%}
+    {%- for feature in features -%}
+        {%- do add_past_columns(columns, feature) -%}
+        {%- if is_of_large(feature) -%}{%- do columns.update({"large": true}) -%}{%- endif -%}
+    {%- endfor -%}
+    {{ return(columns) }}
+{%- endmacro %}
+
+{# Adds a column to a list, once. #}
+{% macro add_column(columns, name, expression) -%}
+    {%- if name not in columns | map(attribute=0) -%}{%- do columns.append((name, expression)) -%}{%- endif -%}
+{%- endmacro %}
+
 {% macro add_past_columns(columns, feature) -%}
-    {%- set past, w = columns.past, feature.window -%}
+    {%- set past, of, w = columns.past, feature.of, feature.window -%}
     {%- set last_w = "last_" ~ w -%}
-    {%- do add_column(past, "last_us", "max(event_time_us) over earlier") -%}
-    {%- if feature.of == "transactions" -%}
+    {%- if of == "transactions" or of == "amount" and feature.measure not in ("max", "min") or of in ("night", "weekend") -%}
         {%- do add_column(past, "count_" ~ w, "count(*) over " ~ last_w) -%}
-    {%- elif feature.of == "amount" and feature.measure in ("max", "min") -%}
+    {%- endif -%}
+    {%- if of == "amount" and feature.measure in ("max", "min") -%}
         {%- do add_column(past, "amount_" ~ feature.measure ~ "_" ~ w, feature.measure ~ "(amount_minor) over " ~ last_w) -%}
-    {%- elif feature.of == "amount" -%}
-        {%- do add_column(past, "count_" ~ w, "count(*) over " ~ last_w) -%}
+    {%- elif of == "amount" -%}
         {%- do add_column(past, "amount_" ~ w, total("amount_minor", last_w)) -%}
         {%- if feature.measure in ("std", "zscore") -%}
             {%- do add_column(past, "square_" ~ w, "sum(amount_minor * amount_minor) over " ~ last_w) -%}
         {%- endif -%}
-    {%- elif feature.of in ("night", "weekend") -%}
-        {%- do add_column(past, "count_" ~ w, "count(*) over " ~ last_w) -%}
-        {%- do add_column(past, feature.of ~ "_" ~ w, total("is_" ~ feature.of, last_w)) -%}
+    {%- elif of in ("night", "weekend") -%}
+        {%- do add_column(past, of ~ "_" ~ w, number_of("is_" ~ of, last_w)) -%}
     {%- elif is_of_large(feature) -%}
         {%- do add_large_columns(columns, feature) -%}
-    {%- elif feature.measure in ("distinct", "is_new", "is_changed") or feature.of == "same_merchant" -%}
-        {%- do add_attribute_columns(columns, feature) -%}
-    {%- elif feature.of == "place" -%}
-        {%- do add_column(columns.compared, "steps_back", steps_back()) -%}
+    {%- elif of == "place" -%}
+        {%- do add_previous_columns(columns) -%}
         {%- do add_column(past, "distance_km", distance_km(
-            before("merchant_latitude"), before("merchant_longitude"), "merchant_latitude", "merchant_longitude")) -%}
-    {%- elif feature.of != "transaction" -%}
-        {%- do unknown_measure(feature) -%}
+            previous("merchant_latitude"), previous("merchant_longitude"), "merchant_latitude", "merchant_longitude")) -%}
+    {%- elif of == "transaction" -%}
+        {%- do add_previous_columns(columns) -%}
+    {%- elif of != "transactions" -%}
+        {%- do add_attribute_columns(columns, feature) -%}
     {%- endif -%}
 {%- endmacro %}
 
-{# How many rows back the last earlier transaction is: past those of the same microsecond too. #}
-{% macro steps_back() -%}
-    cast(row_number() over in_order - rank() over in_time + 1 as integer)
+{# What previous() needs, and how long ago that transaction was. Of several in one microsecond it is that with the last id. #}
+{% macro add_previous_columns(columns) -%}
+    {%- do add_column(columns.compared, "steps_back", "cast(row_number() over same_time as integer)") -%}
+    {%- do add_column(columns.past, "previous_age_us", "event_time_us - " ~ previous("event_time_us")) -%}
 {%- endmacro %}
 
-{# A column of the last earlier transaction; of several in one microsecond, that with the last id. #}
-{% macro before(column) -%}
+{# A column of the last earlier transaction. #}
+{% macro previous(column) -%}
     lag({{ column }}, steps_back) over in_order
+{%- endmacro %}
+
+{# The sum of a whole-number column over a window, 0 over nothing. Databases widen sums: casting back is where an overflow
+   would be an error. #}
+{% macro total(column, window) -%}
+    coalesce(cast(sum({{ column }}) over {{ window }} as bigint), 0)
+{%- endmacro %}
+
+{# How many rows of a window have something. #}
+{% macro number_of(condition, window) -%}
+    count(*) filter (where {{ condition }}) over {{ window }}
 {%- endmacro %}

@@ -2,10 +2,18 @@
 
 {% macro features_of(entity=none) -%}
     {%- set found = [] -%}
+    {%- for feature in all_features() -%}
+        {%- if entity is none or feature.entity == entity -%}{%- do found.append(feature) -%}{%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{% macro all_features() -%}
+    {%- set found = [] -%}
     {%- if execute -%}
         {%- for column in graph.nodes["model.fraud.transaction_features"].columns.values() -%}
             {%- set meta = column.config.meta -%}
-            {%- if meta.entity is defined and (entity is none or meta.entity == entity) -%}
+            {%- if meta.entity is defined -%}
                 {%- do found.append({
                     "name": column.name, "data_type": column.data_type, "entity": meta.entity, "measure": meta.measure,
                     "of": meta.of, "window": meta.window, "when_empty": meta.when_empty}) -%}
@@ -19,8 +27,35 @@
    numbers compare exactly in every database. #}
 {% macro large_amount() -%}
     {%- set given = graph.nodes["model.fraud.transaction_features"].config.meta.large_amount -%}
-    {{ return({
-        "baseline": given.baseline, "limit_tenths": ((given.limit | float) * 10) | round | int, "at_least": given.at_least}) }}
+    {{ return({"baseline": given.baseline, "limit_tenths": ((given.limit | float) * 10) | round | int, "at_least": given.at_least}) }}
+{%- endmacro %}
+
+{# The entities with a history that features look at. #}
+{% macro entities() -%}
+    {{ return(features_of() | map(attribute="entity") | reject("equalto", "transaction") | unique | list) }}
+{%- endmacro %}
+
+{# Features that look at label arrivals; none: those of the given, or of both, entities. #}
+{% macro features_of_labels(entity=none) -%}
+    {%- set found = [] -%}
+    {%- for feature in features_of(entity) if is_of_labels(feature) -%}{%- do found.append(feature) -%}{%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{# Features of one entity that look at earlier transactions. #}
+{% macro features_of_past(entity) -%}
+    {%- set found = [] -%}
+    {%- for feature in features_of(entity) if not is_of_labels(feature) -%}{%- do found.append(feature) -%}{%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{% macro is_of_labels(feature) -%}
+    {{ return(feature.of in ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", "unlabelled")) }}
+{%- endmacro %}
+
+{# True for what asks which earlier transactions were large, or how large. #}
+{% macro is_of_large(feature) -%}
+    {{ return(feature.of in ("large_amounts", "large_amount", "amount_ratio")) }}
 {%- endmacro %}
 
 {# Length of a window such as 24h or 7d in microseconds. #}
@@ -33,21 +68,11 @@
     {{ return(features | map(attribute="window") | unique | list) }}
 {%- endmacro %}
 
-{# True for what looks at label arrivals. #}
-{% macro is_of_labels(feature) -%}
-    {{ return(feature.of in ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", "unlabelled")) }}
-{%- endmacro %}
-
-{# True for what needs to know which earlier transactions were large, or how large. #}
-{% macro is_of_large(feature) -%}
-    {{ return(feature.of in ("large_amounts", "large_amount", "amount_ratio")) }}
-{%- endmacro %}
-
-{# How far back some features can see, in microseconds; 0 without any. An earlier transaction's own ratio looks back a
-   baseline further than the window that finds it. #}
+{# How far back some features can see, in microseconds; 0 without any. The own ratio of an earlier transaction looks back
+   a baseline further than the window that finds it. #}
 {% macro reach_us(features) -%}
     {%- set lengths = [0] -%}
-    {%- for feature in features -%}
+    {%- for feature in features if feature.window -%}
         {%- set baseline_us = window_us(large_amount().baseline) if is_of_large(feature) else 0 -%}
         {%- do lengths.append(window_us(feature.window) + baseline_us) -%}
     {%- endfor -%}

@@ -1,26 +1,26 @@
-{# A value of the transaction itself, over t. #}
+{# A value of the transaction itself, over `asked`. #}
 {% macro transaction_value(feature) -%}
     {%- set values = {
-        "amount": to_double("t.amount_minor") ~ " / " ~ to_double(100),
-        "hour_of_day": "extract(hour from t.event_time)",
-        "day_of_week": "extract(isodow from t.event_time) - 1",
-        "is_weekend": is_weekend("t.event_time"),
-        "is_night": is_night("t.event_time"),
-        "is_online": "cast(t.channel = 'online' as integer)",
-        "is_atm": "cast(t.channel = 'atm' as integer)",
-        "home_distance": distance_km("t.home_latitude", "t.home_longitude", "t.merchant_latitude", "t.merchant_longitude"),
+        "amount": to_double("asked.amount_minor") ~ " / " ~ to_double(100),
+        "hour_of_day": "extract(hour from asked.event_time)",
+        "day_of_week": "extract(isodow from asked.event_time) - 1",
+        "is_weekend": "cast(asked.is_weekend as integer)",
+        "is_night": "cast(asked.is_night as integer)",
+        "is_online": "cast(asked.channel = 'online' as integer)",
+        "is_atm": "cast(asked.channel = 'atm' as integer)",
+        "home_distance": distance_km("asked.home_latitude", "asked.home_longitude", "asked.merchant_latitude", "asked.merchant_longitude"),
     } -%}
     {%- if feature.of not in values -%}{%- do unknown_measure(feature) -%}{%- endif -%}
-    cast({{ values[feature.of] }} as {{ feature.data_type }})
+    {{ values[feature.of] }}
 {%- endmacro %}
 
-{# 1 from 00:00 to 06:59, as in the Fraud Detection Handbook. #}
+{# From 00:00 to 06:59, as in the Fraud Detection Handbook. #}
 {% macro is_night(time) -%}
-    case when extract(hour from {{ time }}) <= 6 then 1 else 0 end
+    extract(hour from {{ time }}) <= 6
 {%- endmacro %}
 
 {% macro is_weekend(time) -%}
-    case when extract(isodow from {{ time }}) >= 6 then 1 else 0 end
+    extract(isodow from {{ time }}) >= 6
 {%- endmacro %}
 
 {# Great-circle kilometres between two places in degrees (haversine, mean radius of the Earth); null without all four. #}

@@ -54,6 +54,8 @@ def test_parity_of_a_small_history():
     assert code == 0
     assert figures["features"] == len(SPEC.features)
     assert figures["engines"]["cells"] == figures["rows"] * len(SPEC.features)
+    assert figures["engines"]["cells_with_a_value"] > 0.5 * figures["engines"]["cells"]
+    assert figures["rerun"]["duckdb"]["cells_with_a_value"] == figures["engines"]["cells_with_a_value"]
     assert figures["replay"]["transactions"] > 200
     assert figures["replay"]["label_arrivals"] > 200
     assert figures["replay"]["vector_us"]["median"] > 0

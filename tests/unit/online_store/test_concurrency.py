@@ -41,7 +41,7 @@ def test_threads_that_prune_the_same_card_never_block_each_other_and_keep_what_c
 
     def write(worker):
         for day in range(80):
-            made = payment(f"{worker} {day}", NOON_US + day * DAY_US + worker, day)
+            made = payment(f"{worker} {day}", NOON_US + day * DAY_US + worker + 1, day)
             assert others[worker].record_transaction(made) is True
             assert others[worker].record_label(label(made.transaction_id, made.event_time_us)) is True
             expected.record_transaction(made)
@@ -159,6 +159,7 @@ def test_readers_see_the_old_or_the_new_state_during_a_rebuild(url, store):
         done.result()
     writer.close()
     assert seen == {(300, 300)}
+    assert set(amounts(store.history("tok_a", "m1", NOON_US).card)) == {3}
 
 
 def test_a_reader_waits_for_no_writer(url, store):

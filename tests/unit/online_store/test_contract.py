@@ -199,6 +199,16 @@ def test_what_the_warehouse_corrects_moves(store):
     assert amounts(store.history("tok_a", "m1", NOON_US + DAY_US).card) == [9]
 
 
+def test_a_rebuild_says_nothing_about_its_moment_and_later(store):
+    moments = (NOON_US - 1, NOON_US, NOON_US + 1)
+    rows = [payment(str(at), at) for at in moments], [label(str(at), at) for at in moments]
+    store.rebuild(*tables_of(*rows), NOON + timedelta(days=1))
+    store.rebuild(*tables_of([], []), NOON)
+    history = store.history("tok_a", "m1", NOON_US + DAY_US)
+    for entity in (history.card, history.merchant):
+        assert [event[0] for event in entity.events] == [arrival[0] for arrival in entity.labels] == list(moments[1:])
+
+
 def test_a_payment_served_after_the_end_of_the_warehouse_survives_every_rebuild(store):
     nine, fifteen = NOON_US - 3 * HOUR_US, NOON_US + 3 * HOUR_US
     warehouse = tables_of([payment("w", nine, 10)], [])

@@ -40,6 +40,7 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         # Two processes, as far as the store can tell.
         self.stores = [open_online_store(self.url), open_online_store(self.url)]
         self.naive = NaiveStore()
+        self.in_warehouse, self.known_there = {}, {}
         self.moments, self.as_of_us = {}, None
         self.newest_us = NOON_US
 
@@ -107,20 +108,27 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         store=st.integers(0, 1),
         served=st.lists(payments, max_size=8, unique_by=lambda t: t.transaction_id),
         known=st.lists(arrivals, max_size=8, unique_by=lambda a: (a.transaction_id, a.known_at_us)),
-        amount=st.none() | AMOUNTS,
-        card=st.none() | st.sampled_from(CARDS),
+        lost=st.sets(st.sampled_from(IDS), max_size=2),
+        corrected=st.sets(st.sampled_from(IDS), max_size=4),
+        changes=st.fixed_dictionaries({}, optional={"amount_minor": AMOUNTS, "card_id": st.sampled_from(CARDS)}),
         after=st.sampled_from((-1, 0, 1, DAY_US)),
         data=st.data(),
     )
-    def rebuild(self, store, served, known, amount, card, after, data):
-        changes = {} if amount is None else {"amount_minor": amount}
-        changes |= {} if card is None else {"card_id": card}
-        transactions = [replace(t, **changes) for t in served]
-        labels = [replace(a, **changes) for a in known]
-        ends = [*self.moments.values(), *(a.counts_from_us for a in labels)]
+    def rebuild(self, store, served, known, lost, corrected, changes, after, data):
+        """The warehouse has what it had and some of what was served, but lost a few rows and corrected others."""
+        self.in_warehouse |= {t.transaction_id: t for t in served}
+        self.known_there |= {(a.transaction_id, a.known_at_us): a for a in known}
+        for rows in (self.in_warehouse, self.known_there):
+            for key, row in list(rows.items()):
+                if row.transaction_id in lost:
+                    del rows[key]
+                elif row.transaction_id in corrected:
+                    rows[key] = replace(row, **changes)
+        warehouse = list(self.in_warehouse.values()), list(self.known_there.values())
+        ends = [*self.moments.values(), *(a.counts_from_us for a in self.known_there.values())]
         self.as_of_us = data.draw(st.sampled_from(ends)) + after
-        self.stores[store].rebuild(*tables_of(transactions, labels), from_us(self.as_of_us))
-        self.naive.rebuild(transactions, labels, self.as_of_us)
+        self.stores[store].rebuild(*tables_of(*warehouse), from_us(self.as_of_us))
+        self.naive.rebuild(*warehouse, self.as_of_us)
         self.newest_us = max(self.newest_us, self.as_of_us)
 
     @rule(store=st.integers(0, 1))

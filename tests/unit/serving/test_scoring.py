@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from fraud_pipelines.errors import LedgerUnavailable, OnlineStoreUnavailable
@@ -19,12 +18,15 @@ from fraud_pipelines.features.reference import Payment, Verdict, reference_featu
 from fraud_pipelines.ledger import Ledger, open_ledger
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.online_store import OnlineStore, open_online_store
+from fraud_pipelines.online_store.state import Reach
 from fraud_pipelines.raw.tokens import tokenize_card
 from serving.champion import Loaded, load_champion
 from serving.problems import Problem
 from serving.schemas import Transaction
 from serving.scoring import Scorer
+from tests.histories import arrival, scored
 from tests.served_models import CARD_NUMBER, payment, tiny_bundle
+from tests.stored_events import SHORT_SPEC, tables_of
 
 KEY = b"k" * 32
 
@@ -113,33 +115,18 @@ def test_the_next_transaction_sees_the_one_before(scorer: Scorer, ledger: Ledger
 
 
 def test_the_served_vector_is_the_reference_implementations(scorer: Scorer, ledger: Ledger, store, bundle: Bundle):
-    past = [("a", datetime(2025, 2, 27, 9), "m-1", 1000), ("b", datetime(2025, 3, 1, 11, 30), "m-2", 2550)]
     card = tokenize_card(CARD_NUMBER, KEY)
-    transactions = pa.table(
-        {
-            "transaction_id": [row[0] for row in past],
-            "event_time": pa.array([row[1] for row in past], pa.timestamp("us")),
-            "card_id": [card] * 2,
-            "merchant_id": [row[2] for row in past],
-            "amount_minor": [row[3] for row in past],
-        }
-    )
-    labels = pa.table(
-        {
-            "transaction_id": ["a"],
-            "event_time": pa.array([past[0][1]], pa.timestamp("us")),
-            "known_at": pa.array([datetime(2025, 2, 28)], pa.timestamp("us")),
-            "is_fraud": [True],
-            "card_id": [card],
-            "merchant_id": ["m-1"],
-        }
-    )
-    store.rebuild(transactions, labels, datetime(2025, 3, 1, 12))
-    answer = scorer.score(transaction())
+    payments = [
+        Payment("a", datetime(2025, 2, 27, 9), card, "m-1", 1000, category="5411", country="FR", device_id="d-1"),
+        Payment("b", datetime(2025, 3, 1, 11, 30), card, "m-2", 2550, merchant_latitude=52.5, merchant_longitude=13.4),
+    ]
+    verdict = Verdict("a", datetime(2025, 2, 28), True)
+    store.rebuild(*tables_of(map(scored, payments), [arrival(payments, verdict)]), datetime(2025, 3, 1, 12))
+    answer = scorer.score(transaction(country="DE", merchant_latitude=52.4, merchant_longitude=13.1))
     assert answer.state_as_of.replace(tzinfo=None) == datetime(2025, 3, 1, 12)
-    payments = [Payment(id_, time, card, merchant, amount) for id_, time, merchant, amount in past]
-    payments.append(Payment("t-1", datetime(2025, 3, 1, 12), card, "m-1", 1234))
-    expected = reference_features(payments, [Verdict("a", datetime(2025, 2, 28), True)], bundle.spec)["t-1"]
+    now = Payment("t-1", datetime(2025, 3, 1, 12), card, "m-1", 1234, country="DE")
+    now = replace(now, merchant_latitude=52.4, merchant_longitude=13.1)
+    expected = reference_features([*payments, now], [verdict], bundle.spec)["t-1"]
     assert ledger.decision("t-1").features == pytest.approx(expected)
 
 
@@ -202,6 +189,18 @@ def test_without_the_online_store_a_person_decides(loaded, ledger, store):
     available[0] = True
     assert scorer.score(transaction(transaction_id="t-2")).fallback is None
     assert scorer.score(transaction()).fallback == "online_store_unavailable"  # the first decision stands
+
+
+def test_while_the_online_state_is_shorter_than_the_models_windows_a_person_decides(scorer, store, ledger):
+    store.rebuild(*tables_of([], []), datetime(2025, 3, 1), reach=Reach.of(SHORT_SPEC))
+    answer = scorer.score(transaction())
+    assert (answer.decision, answer.fallback) == ("REVIEW", "online_state_too_short")
+    assert [reason.code for reason in answer.reasons] == ["online_state_too_short"]
+    assert ledger.decision("t-1").features == {}
+    store.rebuild(*tables_of([], []), datetime(2025, 3, 1))
+    # The payment that no model decided is history for the next one.
+    assert scorer.score(transaction(transaction_id="t-2", event_time="2025-03-01T12:00:01Z")).fallback is None
+    assert ledger.decision("t-2").features["card_count_24h"] == 1
 
 
 def test_without_the_ledger_nothing_is_decided(loaded, store):

@@ -1,18 +1,29 @@
 -- One row per transaction: every feature of the spec (transaction_features.yml) as of its event time.
 {{ config(indexes=window_indexes()) }}
+{#- Both are named here, outside any condition, because dbt reads dependencies before it knows the spec. -#}
+{%- set transactions, labels = ref('stg_transactions'), ref('stg_labels') -%}
+with
+{{ histories(transactions, labels) }},
+{%- for entity in entities() %}
+{{ past(entity) }},
+{%- if features_of_labels(entity) %}
+{{ known(entity) }},
+{%- endif %}
+{%- endfor %}
+asked as (
+    select * from history where {{ in_run_window("event_time") }}
+)
 select
-    t.transaction_id,
-    t.event_time,
-    t.card_id,
-    t.merchant_id,
-    t.amount_minor,
-    t.currency
+    asked.transaction_id,
+    asked.event_time,
+    asked.card_id,
+    asked.merchant_id,
+    asked.amount_minor,
+    asked.currency
     {%- for feature in features_of() %},
-    {{ {"transaction": transaction_value(feature) if feature.entity == "transaction", "card": "c." ~ feature.name, "merchant": "m." ~ feature.name}[feature.entity] }} as {{ feature.name }}
+    {{ feature_expression(feature) }} as {{ feature.name }}
     {%- endfor %}
-from {{ ref('stg_transactions') }} as t
-join {{ ref('card_features') }} as c on c.transaction_id = t.transaction_id
-join {{ ref('merchant_features') }} as m on m.transaction_id = t.transaction_id
-where {{ in_run_window("t.event_time") }}
-    and {{ in_run_window("c.event_time") }}
-    and {{ in_run_window("m.event_time") }}
+from asked
+{%- for entity in entities() %}
+{{ joined(entity) }}
+{%- endfor %}
