@@ -25,6 +25,11 @@ OURS = (
     *(f"merchant_{what}_{window}" for window in ("1d", "7d", "30d") for what in ("label_count", "fraud_share")),
 )
 
+_FLAGS = ("TX_DURING_WEEKEND", "TX_DURING_NIGHT")
+_OF_CUSTOMERS = tuple(
+    f"CUSTOMER_ID_{what}_{days}DAY_WINDOW" for days in WINDOWS_DAYS for what in ("NB_TX", "AVG_AMOUNT")
+)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -52,7 +57,10 @@ def read(warehouse: Warehouse) -> pd.DataFrame:
         "(select transaction_id, max(cast(is_fraud as bigint)) as is_fraud from raw.labels group by transaction_id) l "
         "on l.transaction_id = t.transaction_id order by t.event_time, t.transaction_id"
     )
-    return rows.to_pandas()
+    found = rows.to_pandas()
+    # Columns that its features do not use and its steps carry along.
+    seconds = (found["TX_DATETIME"] - found["TX_DATETIME"].min().floor("D")).dt.total_seconds().astype("int64")
+    return found.assign(TX_TIME_SECONDS=seconds, TX_TIME_DAYS=seconds // 86_400, TX_FRAUD_SCENARIO=found["TX_FRAUD"])
 
 
 def measure(transactions: pd.DataFrame, *, customers: int, terminals: int, seed: int = 0) -> Measured:
@@ -60,6 +68,9 @@ def measure(transactions: pd.DataFrame, *, customers: int, terminals: int, seed:
     of_customers = _sample(transactions, "CUSTOMER_ID", customers, seed)
     of_terminals = _sample(transactions, "TERMINAL_ID", terminals, seed)
     both = pd.concat([of_customers, of_terminals])
+    # Each step works on the frame that the one before it left.
+    of_customers = of_customers.assign(**dict.fromkeys(_FLAGS, 0))
+    of_terminals = of_terminals.assign(**dict.fromkeys(_FLAGS, 0), **dict.fromkeys(_OF_CUSTOMERS, 0.0))
     return Measured(
         customers=of_customers["CUSTOMER_ID"].nunique(),
         customer_rows=len(of_customers),

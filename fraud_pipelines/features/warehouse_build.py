@@ -46,6 +46,11 @@ _COLUMNS = {
     "category": "category",
     "card": "card_id",
 }
+# What a merchant's features look at; a card's need every column.
+_MERCHANT_COLUMNS = (
+    "transaction_id, event_time_us, merchant_id, card_id, amount_minor, first_label_us, line, "
+    "merchant_latitude, merchant_longitude"
+)
 _IDENTITY = {
     "transaction_id": pa.string(),
     "event_time": pa.timestamp("us"),
@@ -130,9 +135,9 @@ def _batches(
     position = {feature.name: i for i, feature in enumerate((*own.features, *cards.features, *merchants.features))}
     with tempfile.TemporaryFile() as file:
         scratch = _scratch(file, lines, len(merchants.features))
-        for part in _parts(connection, merchants, "merchant"):
+        for part in _parts(connection, merchants, "merchant", _MERCHANT_COLUMNS):
             kernel.scatter(part.values, part.lines, scratch)
-        for part in _parts(connection, cards, "card"):
+        for part in _parts(connection, cards, "card", "*"):
             asked = part.transactions.take(pa.array(part.rows))
             values = [*own.compute(_own_values(asked)), *part.values, *kernel.gather(scratch, part.lines)]
             yield pa.RecordBatch.from_arrays(
@@ -154,20 +159,24 @@ class _Part(NamedTuple):
     values: Double
 
 
-def _parts(connection: duckdb.DuckDBPyConnection, engine: EntityEngine, entity: str) -> Iterator[_Part]:
+def _parts(
+    connection: duckdb.DuckDBPyConnection, engine: EntityEngine, entity: str, columns: str
+) -> Iterator[_Part]:  # fmt: skip
     buckets = max(1, -(-_number(connection, "select count(*) from past") // BUCKET_ROWS))
-    id_column = f"{entity}_id"
-    for bucket in range(buckets):
-        # A day needs the history of the entities it has, not of all.
-        condition = f"{id_column} in (select {id_column} from past where line is not null)"
-        if buckets > 1:
-            condition += f" and hash({id_column}) % {buckets} = {bucket}"
-        yield from _bucket(
-            connection.sql(f"select * from past where {condition}").to_arrow_table(),
-            connection.sql(f"select * from arrivals where {condition}").to_arrow_table(),
-            engine,
-            entity,
+    # In the order of the buckets, so that each reads its own rows and skips the others': with the number of
+    # transactions the number of buckets grows, too. A day needs the history of the entities it has, not of all.
+    for table, selected in (("past", columns), ("arrivals", f"{entity}_id, counts_from_us, is_fraud, amount_minor")):
+        connection.execute(
+            f"create or replace temp table bucketed_{table} as "
+            f"select {selected}, hash({entity}_id) % {buckets} as bucket from {table} "
+            f"where {entity}_id in (select {entity}_id from past where line is not null) order by bucket"
         )
+    for bucket in range(buckets):
+        transactions, labels = (
+            connection.sql(f"select * exclude (bucket) from bucketed_{table} where bucket = {bucket}").to_arrow_table()
+            for table in ("past", "arrivals")
+        )
+        yield from _bucket(transactions, labels, engine, entity)
 
 
 def _bucket(transactions: pa.Table, labels: pa.Table, engine: EntityEngine, entity: str) -> Iterator[_Part]:

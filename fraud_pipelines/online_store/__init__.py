@@ -29,7 +29,8 @@ class OnlineStore(Protocol):
         Card and merchant each go back as far as a feature of theirs can see.
 
         Raises:
-            OnlineStateTooShort: the last rebuild did not go back that far.
+            OnlineStateTooShort: the last rebuild did not go back that far, or the store was emptied because an earlier
+                version had filled it with other columns.
         """
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
@@ -60,13 +61,13 @@ class OnlineStore(Protocol):
         """The moment of the last rebuild, naive UTC; None before the first."""
 
     def reach(self) -> Reach | None:
-        """How far back the last rebuild went; None before the first."""
+        """How far back the last rebuild went; None before the first of a new store."""
 
     def require_reach(self) -> None:
         """Refuse as `history` does, without reading one.
 
         Raises:
-            OnlineStateTooShort: the last rebuild did not go back as far as the spec looks.
+            OnlineStateTooShort: see `history`.
         """
 
     def sizes(self) -> dict[str, int]:

@@ -85,16 +85,18 @@ class PostgresOnlineStore:
         self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
         with self._cursor() as cursor:
             cursor.execute("select pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
+            row_of_state: tuple[int | None, ...] = (None, None, None)
             cursor.execute("select to_regclass('online_store.state')")
             if cursor.fetchone()[0] is not None:
                 cursor.execute("select layout from online_store.state")
                 row = cursor.fetchone()
                 if row is not None and row[0] != state.LAYOUT:
                     cursor.execute("drop schema online_store cascade")
+                    row_of_state = state.EMPTIED
             cursor.execute(_TABLES)
             cursor.execute(
-                "insert into online_store.state values (1, %s, null, null, null) on conflict do nothing",
-                (state.LAYOUT,),
+                "insert into online_store.state values (1, %s, %s, %s, %s) on conflict do nothing",
+                (state.LAYOUT, *row_of_state),
             )
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:

@@ -54,7 +54,7 @@ _INDEXES = {
 }
 # `rebuilds` counts them, so that a rebuild notices another one.
 _STATE = """create table if not exists state (
-    only_row integer primary key check (only_row = 1), as_of_us integer not null,
+    only_row integer primary key check (only_row = 1), as_of_us integer,
     transactions_reach_us integer not null, labels_reach_us integer not null, rebuilds integer not null)"""
 _READ_STATE = f"select {', '.join(state.STATE_COLUMNS)} from state"
 
@@ -86,7 +86,8 @@ class SqliteOnlineStore:
             raise self._unavailable(error) from error
         with self._writing(self._connection()) as connection:
             (layout,) = connection.execute("pragma user_version").fetchone()
-            if layout not in (0, state.LAYOUT):
+            is_emptied = layout not in (0, state.LAYOUT)
+            if is_emptied:
                 for name in (*_BODIES, "state"):
                     connection.execute(f"drop table if exists {name}")
             for name, body in _BODIES.items():
@@ -94,6 +95,8 @@ class SqliteOnlineStore:
                 for index, definition in _INDEXES[name].items():
                     connection.execute(definition.format(index=f"if not exists {index}"))
             connection.execute(_STATE)
+            if is_emptied:
+                connection.execute("insert into state values (1, ?, ?, ?, 0)", state.EMPTIED)
             connection.execute(f"pragma user_version = {state.LAYOUT}")
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
@@ -148,7 +151,7 @@ class SqliteOnlineStore:
     def as_of(self) -> datetime | None:
         with self._reading() as connection:
             row = connection.execute(_READ_STATE).fetchone()
-        return None if row is None else state.from_us(row[0])
+        return None if row is None or row[0] is None else state.from_us(row[0])
 
     def reach(self) -> Reach | None:
         with self._reading() as connection:

@@ -62,6 +62,8 @@ LABEL_ARRIVALS = Table(
 TABLES = (TRANSACTIONS, LABEL_ARRIVALS)
 STATE_COLUMNS = ("as_of_us", "transactions_reach_us", "labels_reach_us")
 """The one row of the table `state`: the last rebuild's moment and reach, null before the first."""
+EMPTIED = (None, 0, 0)
+"""The same for a store that was of another layout: it held a history and lost it, so it is too short for any spec."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Reach:
 
     @classmethod
     def of_row(cls, row: Sequence[int | None] | None) -> Reach | None:
-        """The reach in a row of STATE_COLUMNS; None before the first rebuild."""
+        """The reach in a row of STATE_COLUMNS; None in a new store, before the first rebuild."""
         if row is None or row[1] is None or row[2] is None:
             return None
         return cls(row[1], row[2])
@@ -98,7 +100,7 @@ class Reach:
     def require(self, found: Reach | None, place: object) -> None:
         """Refuse a store at `place` whose last rebuild reached back less than this.
 
-        Before the first rebuild there is nothing to miss: the store has all it was ever given.
+        In a new store there is nothing to miss before the first rebuild: it has all it was ever given.
 
         Raises:
             OnlineStateTooShort: names both lengths and the next step.

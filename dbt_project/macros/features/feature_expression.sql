@@ -14,13 +14,11 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Joins what feature_expression() reads of an entity. transaction_no alone decides; the rest is the order in which both
-   sides come, and keeps the planner from expecting billions of rows. #}
+{# Joins what feature_expression() reads of an entity. #}
 {% macro joined(entity) -%}
     {%- set no, past, known = entity ~ "_no", entity ~ "_past", entity ~ "_known" -%}
     {%- for side in ([past] if features_of_past(entity) else []) + ([known] if features_of_labels(entity) else []) -%}
-join {{ side }}
-    on {{ side }}.{{ no }} = asked.{{ no }} and {{ side }}.tick = asked.tick and {{ side }}.transaction_no = asked.transaction_no
+join {{ side }} on {{ side }}.transaction_id = t.transaction_id
 {% endfor -%}
     {%- for window in windows_of(features_of_labels(entity) | selectattr("measure", "equalto", "streak_age")) -%}
 left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
@@ -32,7 +30,7 @@ left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
 
 {% macro past_value(feature) -%}
     {%- set w, key, p = feature.window, feature.measure ~ " of " ~ feature.of, feature.entity ~ "_past." -%}
-    {%- set n, s, q, x = p ~ "count_" ~ w, p ~ "amount_" ~ w, p ~ "square_" ~ w, "asked.amount_minor" -%}
+    {%- set n, s, q, x = p ~ "count_" ~ w, p ~ "amount_" ~ w, p ~ "square_" ~ w, "t.amount_minor" -%}
     {%- set has_previous = p ~ "previous_age_us < " ~ window_us(w) -%}
     {%- if key == "count of transactions" -%}
         {{ n }}
@@ -94,14 +92,14 @@ left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
     {%- elif key == "streak of frauds" -%}
         {{ streak(feature.entity, w) }}
     {%- elif key == "streak_age of frauds" -%}
-        {{ to_double("asked.event_time_us - " ~ feature.entity ~ "_streak_" ~ w ~ ".counts_from_us") }} / {{ to_double(60000000) }}
+        {{ to_double("t.event_time_us - " ~ feature.entity ~ "_streak_" ~ w ~ ".counts_from_us") }} / {{ to_double(60000000) }}
     {%- elif key == "time_since_last of fraud" -%}
         {{ minutes(k ~ "fraud_age_us", w) }}
     {%- elif key == "time_since_last of genuine" -%}
         {{ minutes(k ~ "genuine_age_us", w) }}
     {%- elif key == "ratio_to_mean of genuine_amount" -%}
         case when {{ k }}genuine_amount_{{ w }} > 0 then
-            {{ ratio_to_mean("asked.amount_minor", genuine, k ~ "genuine_amount_" ~ w) }} end
+            {{ ratio_to_mean("t.amount_minor", genuine, k ~ "genuine_amount_" ~ w) }} end
     {%- else -%}
         {%- do unknown_measure(feature) -%}
     {%- endif -%}

@@ -26,13 +26,13 @@ arrivals as materialized (
         {{ entity }}s.{{ entity }}_no, {{ entity }}s.is_asked as is_of_asked_{{ entity }},
         {%- endfor %}
         l.counts_from_us, l.is_fraud, t.amount_minor, l.counts_from_us - t.event_time_us as waited_us,
-        l.is_first and {{ in_run_window("t.event_time", reach_us(of_labels)) }} as is_first, t.transaction_id
+        l.is_first and {{ in_run_window("t.event_time", longest_us(of_labels)) }} as is_first, t.transaction_id
     from (
         select
             transaction_id, counts_from_us, is_fraud,
             row_number() over (partition by transaction_id order by counts_from_us) = 1 as is_first
         from {{ labels }}
-        where {{ in_run_window("counts_from", reach_us(of_labels)) }}
+        where {{ in_run_window("counts_from", longest_us(of_labels)) }}
     ) as l
     join {{ transactions }} as t on t.transaction_id = l.transaction_id
     {{ with_numbers("t") }}
@@ -40,7 +40,6 @@ arrivals as materialized (
 {% endif -%}
 history as materialized (
     select
-        row_number() over () as transaction_no,
         {%- for entity in entities() %}
         {{ entity }}s.{{ entity }}_no, {{ entity }}s.is_asked as is_of_asked_{{ entity }},
         {%- endfor %}
@@ -49,10 +48,9 @@ history as materialized (
         {%- if of_labels %}
         arrivals.waited_us,
         {%- endif %}
-        t.merchant_latitude, t.merchant_longitude, t.home_latitude, t.home_longitude,
-        {{ byte_order("t.category") }} as category, {{ byte_order("t.country") }} as country,
-        {{ byte_order("t.device_id") }} as device_id, t.channel,
-        t.transaction_id, t.event_time, t.card_id, t.merchant_id, t.currency
+        t.merchant_latitude, t.merchant_longitude, {{ byte_order("t.category") }} as category,
+        {{ byte_order("t.country") }} as country, {{ byte_order("t.device_id") }} as device_id,
+        t.event_time, t.transaction_id
     from {{ transactions }} as t
     {{ with_numbers("t") }}
     {%- if of_labels %}

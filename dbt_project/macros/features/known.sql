@@ -14,22 +14,24 @@
 {%- set waits = windows_of(features | selectattr("of", "equalto", "unlabelled")) -%}
 {{ entity }}_moments as (
     select
-        {{ no }}, tick, event_time_us as time_us, transaction_no, false as is_fraud,
-        false as is_genuine, cast(null as bigint) as genuine_amount
-        {%- for window in waits %},
+        {{ no }}, tick, event_time_us as time_us, false as is_fraud, false as is_genuine,
+        cast(null as bigint) as genuine_amount,
+        {%- for window in waits %}
         case when waited_us < {{ window_us(window) }} then 1 else 0 end as waiting_{{ window }},
-        coalesce(waited_us >= {{ window_us(window) }}, true) as outlasts_{{ window }}
+        coalesce(waited_us >= {{ window_us(window) }}, true) as outlasts_{{ window }},
         {%- endfor %}
+        transaction_id
     from history
-    where is_of_asked_{{ entity }} and {{ in_run_window("event_time", reach_us(features_of_labels())) }}
+    where is_of_asked_{{ entity }} and {{ in_run_window("event_time", longest_us(features_of_labels())) }}
     union all
     select
-        {{ no }}, 4 * counts_from_us - case when is_fraud then 2 else 1 end, counts_from_us, null, is_fraud,
-        not is_fraud, case when not is_fraud then amount_minor end
-        {%- for window in waits %},
+        {{ no }}, 4 * counts_from_us - case when is_fraud then 2 else 1 end, counts_from_us, is_fraud, not is_fraud,
+        case when not is_fraud then amount_minor end,
+        {%- for window in waits %}
         case when is_first and waited_us < {{ window_us(window) }} then -1 else 0 end,
-        false
+        false,
         {%- endfor %}
+        null
     from arrivals
     where is_of_asked_{{ entity }}
 ),
@@ -42,10 +44,11 @@
 ),
 {{ entity }}_known as (
     select
-        {{ no }}, tick, transaction_no, frauds_before
-        {%- for name, expression in known_columns(features) %},
-        {{ expression }} as {{ name }}
+        {{ no }}, frauds_before,
+        {%- for name, expression in known_columns(features) %}
+        {{ expression }} as {{ name }},
         {%- endfor %}
+        transaction_id
     from {{ entity }}_counted
     window
         {%- for window in windows_of(features) %}

@@ -3,8 +3,8 @@
 {% macro add_large_columns(columns, feature) -%}
     {%- set large, last_w = large_amount(), "last_" ~ feature.window -%}
     {%- set has_ratio = "baseline_count >= " ~ large.at_least ~ " and baseline_amount > 0" -%}
-    {%- do add_column(columns.compared, "baseline_count", "count(*) over baseline") -%}
-    {%- do add_column(columns.compared, "baseline_amount", total("amount_minor", "baseline")) -%}
+    {%- do add_column(columns.baselines, "baseline_count", "count(*) over baseline") -%}
+    {%- do add_column(columns.baselines, "baseline_amount", total("amount_minor", "baseline")) -%}
     {%- if feature.measure == "max" -%}
         {%- do add_column(columns.marked, "amount_ratio", "case when " ~ has_ratio ~ " then "
             ~ ratio_to_mean("amount_minor", "baseline_count", "baseline_amount") ~ " end") -%}

@@ -1,7 +1,7 @@
 {# The common table expressions of a card's or merchant's transactions; the last one is <entity>_past.
 
-   compared    transactions + neighbours in another order: of the same merchant (country, ...), of the same microsecond,
-               the baseline of an amount
+   baselines   transactions + what their amounts are compared with to be large; from here on no look-back is needed for it
+   compared    + neighbours in another order: of the same merchant (country, ...), of the same microsecond
    marked      + what these make of each transaction: first or last of its value, unusually large, ...
    past        windows over the marks, one column per (part, window)
 
@@ -10,14 +10,26 @@
 {% macro past(entity) -%}
 {%- set features, no = features_of_past(entity), entity ~ "_no" -%}
 {%- set columns = past_columns(features) -%}
+{{ entity }}_baselines as (
+    select
+        *
+        {%- for name, expression in columns.baselines %},
+        {{ expression }} as {{ name }}
+        {%- endfor %}
+    from history
+    where is_of_asked_{{ entity }}
+    {%- if columns.baselines %}
+    window baseline as (partition by {{ no }} order by tick {{ last(large_amount().baseline) }})
+    {%- endif %}
+),
 {{ entity }}_compared as (
     select
         *
         {%- for name, expression in columns.compared %},
         {{ expression }} as {{ name }}
         {%- endfor %}
-    from history
-    where is_of_asked_{{ entity }}
+    from {{ entity }}_baselines
+    where {{ in_run_window("event_time", longest_us(features)) }}
     window
         {%- for of in attributes_of(features) %}
         same_{{ of }} as (
@@ -27,9 +39,6 @@
         {%- for window in windows_of(features | selectattr("of", "equalto", "same_merchant")) %}
         same_merchant_{{ window }} as (partition by {{ no }}, merchant_no order by tick {{ last(window) }}),
         {%- endfor %}
-        {%- if columns.large %}
-        baseline as (partition by {{ no }} order by tick {{ last(large_amount().baseline) }}),
-        {%- endif %}
         same_time as (partition by {{ no }}, tick order by {{ byte_order("transaction_id") }})
 ),
 {{ entity }}_marked as (
@@ -42,10 +51,10 @@
 ),
 {{ entity }}_past as (
     select
-        {{ no }}, tick, transaction_no
-        {%- for name, expression in columns.past %},
-        {{ expression }} as {{ name }}
+        {%- for name, expression in columns.past %}
+        {{ expression }} as {{ name }},
         {%- endfor %}
+        transaction_id
     from {{ entity }}_marked
     window
         {%- for window in windows_of(features) %}
@@ -63,11 +72,8 @@
 
 {# The columns that features need of each stage: lists of (name, expression). #}
 {% macro past_columns(features) -%}
-    {%- set columns = {"compared": [], "marked": [], "past": [], "large": false} -%}
-    {%- for feature in features -%}
-        {%- do add_past_columns(columns, feature) -%}
-        {%- if is_of_large(feature) -%}{%- do columns.update({"large": true}) -%}{%- endif -%}
-    {%- endfor -%}
+    {%- set columns = {"baselines": [], "compared": [], "marked": [], "past": []} -%}
+    {%- for feature in features -%}{%- do add_past_columns(columns, feature) -%}{%- endfor -%}
     {{ return(columns) }}
 {%- endmacro %}
 

@@ -68,15 +68,22 @@
     {{ return(features | map(attribute="window") | unique | list) }}
 {%- endmacro %}
 
-{# How far back some features can see, in microseconds; 0 without any. The own ratio of an earlier transaction looks back
-   a baseline further than the window that finds it. #}
-{% macro reach_us(features) -%}
+{# The longest window of some features, in microseconds; 0 without any. #}
+{% macro longest_us(features) -%}
     {%- set lengths = [0] -%}
-    {%- for feature in features if feature.window -%}
-        {%- set baseline_us = window_us(large_amount().baseline) if is_of_large(feature) else 0 -%}
-        {%- do lengths.append(window_us(feature.window) + baseline_us) -%}
-    {%- endfor -%}
+    {%- for window in windows_of(features) -%}{%- do lengths.append(window_us(window)) -%}{%- endfor -%}
     {{ return(lengths | max) }}
+{%- endmacro %}
+
+{# How far back features can see. Whether an earlier transaction was large takes a baseline more than the window that
+   finds it. #}
+{% macro reach_us(features) -%}
+    {%- set of_large, others = [], [] -%}
+    {%- for feature in features if feature.window -%}
+        {%- do (of_large if is_of_large(feature) else others).append(feature) -%}
+    {%- endfor -%}
+    {%- set baseline_us = window_us(large_amount().baseline) if of_large else 0 -%}
+    {{ return([longest_us(others), longest_us(of_large) + baseline_us] | max) }}
 {%- endmacro %}
 
 {% macro unknown_measure(feature) -%}

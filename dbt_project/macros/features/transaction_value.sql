@@ -1,14 +1,14 @@
-{# A value of the transaction itself, over `asked`. #}
+{# A value of the transaction itself, over t. #}
 {% macro transaction_value(feature) -%}
     {%- set values = {
-        "amount": to_double("asked.amount_minor") ~ " / " ~ to_double(100),
-        "hour_of_day": "extract(hour from asked.event_time)",
-        "day_of_week": "extract(isodow from asked.event_time) - 1",
-        "is_weekend": "cast(asked.is_weekend as integer)",
-        "is_night": "cast(asked.is_night as integer)",
-        "is_online": "cast(asked.channel = 'online' as integer)",
-        "is_atm": "cast(asked.channel = 'atm' as integer)",
-        "home_distance": distance_km("asked.home_latitude", "asked.home_longitude", "asked.merchant_latitude", "asked.merchant_longitude"),
+        "amount": to_double("t.amount_minor") ~ " / " ~ to_double(100),
+        "hour_of_day": "extract(hour from t.event_time)",
+        "day_of_week": "extract(isodow from t.event_time) - 1",
+        "is_weekend": "cast(" ~ is_weekend("t.event_time") ~ " as integer)",
+        "is_night": "cast(" ~ is_night("t.event_time") ~ " as integer)",
+        "is_online": "cast(t.channel = 'online' as integer)",
+        "is_atm": "cast(t.channel = 'atm' as integer)",
+        "home_distance": distance_km("t.home_latitude", "t.home_longitude", "t.merchant_latitude", "t.merchant_longitude"),
     } -%}
     {%- if feature.of not in values -%}{%- do unknown_measure(feature) -%}{%- endif -%}
     {{ values[feature.of] }}

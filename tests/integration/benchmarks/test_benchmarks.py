@@ -38,10 +38,9 @@ def test_the_cost_of_a_small_build():
     assert code == 0
     assert figures["rows"] == pytest.approx(6_000, rel=0.05)
     assert figures["features"] == len(SPEC.features)
-    for name in (
-        *("cpu_us_per_row", "peak_mib", "handbook_ratio", "growth_exponent", "increment_share", "floor_ratio"),
-    ):
+    for name in ("cpu_us_per_row", "peak_mib", "handbook_ratio", "increment_share", "floor_ratio"):
         assert figures[name] > 0, name
+    assert abs(figures["growth_exponent"]) < 2  # so few rows cost about the same as twice as many
     assert figures["floor_ratio"] > 1
     assert figures["postgres"]["server_cpu_s"] > 0
     assert [size["times"] for size in figures["sizes"]] == [1, 2]

@@ -162,8 +162,8 @@ def test_readers_see_the_old_or_the_new_state_during_a_rebuild(url, store):
     assert set(amounts(store.history("tok_a", "m1", NOON_US).card)) == {3}
 
 
-def test_a_reader_waits_for_no_writer(url, store):
-    store.record_transaction(payment("t", NOON_US - 1, 5))
+def change_everything(url):
+    """A connection in a transaction that has changed every transaction of the store and is not yet at its end."""
     statement = "update {schema}transactions set amount_minor = 9"
     if url.startswith("sqlite"):
         other = sqlite3.connect(make_url(url).database, isolation_level=None)
@@ -175,9 +175,28 @@ def test_a_reader_waits_for_no_writer(url, store):
             host=parts.host, port=parts.port, user=parts.username, password=parts.password, dbname=parts.database
         )
         other.cursor().execute(statement.format(schema="online_store."))
+    return other
+
+
+def test_a_reader_waits_for_no_writer(url, store):
+    store.record_transaction(payment("t", NOON_US - 1, 5))
+    other = change_everything(url)
     assert amounts(store.history("tok_a", "m1", NOON_US).card) == [5]
     other.rollback()
     other.close()
+
+
+def test_on_postgres_a_writer_waits_for_nobody_who_prunes(fresh_postgres_url):
+    store = open_online_store(f"{fresh_postgres_url}?options=-clock_timeout=2000")
+    store.record_transaction(payment("old", NOON_US))
+    other = change_everything(fresh_postgres_url)
+    assert store.record_transaction(payment("new", NOON_US + 46 * DAY_US)) is True
+    other.rollback()
+    other.close()
+    assert store.sizes()["transactions"] == 2  # the old one goes with the next event
+    store.record_transaction(payment("newest", NOON_US + 47 * DAY_US))
+    assert store.sizes()["transactions"] == 2
+    store.close()
 
 
 @pytest.fixture

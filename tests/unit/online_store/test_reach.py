@@ -168,15 +168,19 @@ def test_a_rebuild_may_reach_further_than_the_spec(store):
     assert store.sizes() == {"transactions": 2, "label_arrivals": 2}
 
 
-def test_a_store_of_another_layout_is_emptied(url, store):
+def test_a_store_of_another_layout_is_emptied_and_refuses_until_it_is_filled(url, store):
     store.rebuild(*tables_of([payment("t", NOON_US - 1)], [label("t", NOON_US - 1)]), NOON)
     store.close()
     older_layout(url)
     again = open_online_store(url)
-    assert (again.as_of(), again.reach()) == (None, None)
+    assert (again.as_of(), again.reach()) == (None, Reach(0, 0))
     assert again.sizes() == {"transactions": 0, "label_arrivals": 0}
+    # A history was there and is not: to score on nothing would be worse than not to score.
+    again.record_transaction(payment("served", NOON_US - 2, 3))
+    with pytest.raises(OnlineStateTooShort, match="0 days of transactions"):
+        again.history("tok_a", "m1", NOON_US)
     again.rebuild(*tables_of([payment("t", NOON_US - 1, 4)], [label("t", NOON_US - 1)]), NOON)
-    assert amounts(again.history("tok_a", "m1", NOON_US).card) == [4]
+    assert amounts(again.history("tok_a", "m1", NOON_US).card) == [3, 4]
     again.close()
 
 

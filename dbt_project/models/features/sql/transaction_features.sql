@@ -2,28 +2,24 @@
 {{ config(indexes=window_indexes()) }}
 {#- Both are named here, outside any condition, because dbt reads dependencies before it knows the spec. -#}
 {%- set transactions, labels = ref('stg_transactions'), ref('stg_labels') -%}
-with
-{{ histories(transactions, labels) }},
-{%- for entity in entities() %}
-{{ past(entity) }},
-{%- if features_of_labels(entity) %}
-{{ known(entity) }},
-{%- endif %}
-{%- endfor %}
-asked as (
-    select * from history where {{ in_run_window("event_time") }}
-)
+{%- set parts = [histories(transactions, labels)] -%}
+{%- for entity in entities() -%}
+    {%- do parts.append(past(entity)) -%}
+    {%- if features_of_labels(entity) -%}{%- do parts.append(known(entity)) -%}{%- endif -%}
+{%- endfor -%}
+with {{ parts | join(",\n") }}
 select
-    asked.transaction_id,
-    asked.event_time,
-    asked.card_id,
-    asked.merchant_id,
-    asked.amount_minor,
-    asked.currency
+    t.transaction_id,
+    t.event_time,
+    t.card_id,
+    t.merchant_id,
+    t.amount_minor,
+    t.currency
     {%- for feature in features_of() %},
     {{ feature_expression(feature) }} as {{ feature.name }}
     {%- endfor %}
-from asked
-{%- for entity in entities() %}
+from {{ transactions }} as t
+{% for entity in entities() -%}
 {{ joined(entity) }}
-{%- endfor %}
+{%- endfor -%}
+where {{ in_run_window("t.event_time") }}
