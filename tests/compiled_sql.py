@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from datetime import datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,7 +16,7 @@ import duckdb
 
 from fraud_pipelines import tables
 from fraud_pipelines.features.reference import Payment, Verdict
-from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.features.spec import Feature, FeatureSpec
 from fraud_pipelines.features.warehouse_build import feature_table
 from fraud_pipelines.warehouse import Session, open_warehouse
 from tests.dbt_runs import PROJECT, DbtRun
@@ -34,8 +36,22 @@ class CompiledSql:
     def __init__(self, url: str, folder: Path, spec: FeatureSpec, *, project: Path = PROJECT) -> None:
         self.warehouse, self.spec = open_warehouse(url), spec
         self.warehouse.query("select 1 as one")
-        run = DbtRun(url, folder, engine="sql", project=project)
-        self._whole, self._ranged = _models(run("compile")), _models(run("compile", since=_SINCE, until=_UNTIL))
+        self._run = DbtRun(url, folder, engine="sql", project=project)
+        self._whole = _models(self._run("compile"))
+        self._ranged = _models(self._run("compile", since=_SINCE, until=_UNTIL))
+
+    def only(self, features: Collection[Feature]) -> CompiledSql:
+        """The same for some of the features, for runs over everything; the project is not parsed again."""
+        part = copy(self)
+        part.spec = replace(self.spec, features=tuple(f for f in self.spec.features if f in features))
+        model = self._run.manifest.nodes["model.fraud.transaction_features"]
+        columns, left_out = model.columns, set(self.spec.names) - set(part.spec.names)
+        model.columns = {name: column for name, column in columns.items() if name not in left_out}
+        try:
+            part._whole, part._ranged = _models(self._run("compile")), []
+        finally:
+            model.columns = columns
+        return part
 
     def statements(self, kind: str, window: Range = None) -> Iterator[tuple[str, str]]:
         """Name and SQL of the models that are views (tables), in the order they build on each other."""

@@ -48,7 +48,7 @@ class DbtRun:
         ]
         # Which models there are depends on the engine, so parsing has to know it.
         self._variables = {"feature_engine": engine}
-        self._manifest = self._invoke(None, ["parse", "--vars", json.dumps(self._variables)]).result
+        self.manifest = self._invoke(None, ["parse", "--vars", json.dumps(self._variables)]).result
 
     def __call__(self, *command: str, since: datetime | None = None, until: datetime | None = None) -> Any:
         """Run a dbt command for the days [since, until), everything without them; its result.
@@ -59,7 +59,7 @@ class DbtRun:
         variables = dict(self._variables)
         if since is not None and until is not None:
             variables |= {"since": f"{since:%Y-%m-%d %H:%M:%S}", "until": f"{until:%Y-%m-%d %H:%M:%S}"}
-        return self._invoke(self._manifest, [*command, "--vars", json.dumps(variables)]).result
+        return self._invoke(self.manifest, [*command, "--vars", json.dumps(variables)]).result
 
     def _invoke(self, manifest: Any, command: list[str]) -> Any:
         from dbt.cli.main import dbtRunner

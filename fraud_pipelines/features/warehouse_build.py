@@ -6,6 +6,7 @@ features from it and leave. Memory stays bounded: entities are dealt into bucket
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 BUCKET_ROWS = 300_000
 # Transactions whose features leave at once: 8 bytes per feature each.
 BATCH_ROWS = 50_000
+
+# DuckDB's memory: for few transactions, and for each of many.
+_LEAST_MEMORY, _SORTED_BYTES = 800 * 2**20, 480
 
 _ARROW_TYPES = {"bigint": pa.int64(), "double precision": pa.float64()}
 _COLUMNS = {
@@ -114,6 +118,10 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     reach_us = max(spec.transactions_reach_us("card"), spec.transactions_reach_us("merchant"))
     labels_reach_us = max(spec.labels_reach_us("card"), spec.labels_reach_us("merchant"))
+    rows = _number(
+        connection, f"select count(*) from ({transactions}) as t where {_between('event_time', since, until, reach_us)}"
+    )
+    connection.execute(f"set memory_limit = '{_memory_mib(rows)}MiB'")
     connection.execute(
         "create or replace temp table arrivals as select t.card_id, t.merchant_id, t.transaction_id, t.amount_minor, "
         "l.counts_from_us, cast(l.is_fraud as bigint) as is_fraud "
@@ -275,6 +283,15 @@ def _doubles(values: pa.ChunkedArray) -> Double:
 
 def _arrow(feature: Feature, values: Double) -> pa.Array:
     return pa.array(values, from_pandas=True).cast(_ARROW_TYPES[feature.data_type])  # NaN becomes null
+
+
+def _memory_mib(rows: int) -> int:
+    """What DuckDB may use beside us: enough to sort its copies of `rows` transactions, at most half of the machine.
+
+    What is larger goes to disk, where sorting costs more than in proportion.
+    """
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return min(max(_LEAST_MEMORY, rows * _SORTED_BYTES), half) // 2**20
 
 
 def _number(connection: duckdb.DuckDBPyConnection, sql: str) -> int:

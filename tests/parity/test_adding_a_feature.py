@@ -55,8 +55,6 @@ def test_an_entry_becomes_a_column_of_the_table_that_is_there(tmp_path):
     pd.testing.assert_frame_equal(
         found.loc[is_run, list(ADDED)], expected[is_run], check_dtype=False, check_names=False
     )
-    run("run")
-    pd.testing.assert_frame_equal(feature_rows(warehouse)[list(ADDED)], expected, check_dtype=False, check_names=False)
 
 
 def test_the_service_computes_it_too():

@@ -144,6 +144,20 @@ def test_any_split_into_ranges_gives_the_rows_of_one_run(compiled, history, cuts
             assert {id_: row for piece in pieces for id_, row in piece.items()} == whole
 
 
+DENSE = simulated_history(payments=80, cards=2, merchants=2, days=40)
+
+
+@settings(max_examples=5, deadline=None)
+@given(features=st.sets(st.sampled_from(EVERYTHING.features), min_size=1, max_size=3))
+def test_a_feature_needs_no_other_in_the_spec(compiled_everything, features):
+    compiled = compiled_everything.only(features)
+    expected = online_features(EVERYTHING, *DENSE)
+    with DuckDBHistory(compiled, *DENSE) as history:
+        sql, engine = history.by_sql(), history.by_compiled_engine()
+    assert engine == {id_: {name: row[name] for name in compiled.spec.names} for id_, row in expected.items()}
+    assert disagreements(compiled.spec, sql, expected, of_roots=0) == []
+
+
 @settings(max_examples=12, deadline=None)
 @given(history=histories())
 def test_sql_on_postgres_agrees_with_the_engine(compiled_for_postgres, history):

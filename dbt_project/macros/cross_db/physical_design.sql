@@ -23,17 +23,16 @@
     analyze {{ this }}
 {%- endmacro %}
 
-{# Before the feature table is built, for that transaction alone. #}
-{% macro plan_for_windows() -%}
-    {{ return(adapter.dispatch('plan_for_windows')()) }}
+{# For the transaction of a model whose query is one large computation. #}
+{% macro large_query_settings() -%}
+    {{ return(adapter.dispatch('large_query_settings')()) }}
 {%- endmacro %}
 
-{% macro duckdb__plan_for_windows() -%}{%- endmacro %}
+{% macro duckdb__large_query_settings() -%}{%- endmacro %}
 
-{# The planner takes the join of what windows give for a single row, and would work out one side anew for each row of the
-   other: minutes instead of a second for four thousand transactions. #}
-{% macro postgres__plan_for_windows() -%}
-    set local enable_nestloop = off;
-    set local jit = off;
-    set local work_mem = '64MB'
+{# Nothing is known of what windows give: expecting one row, the planner would run a whole history once per row in a nested
+   loop. Compiling hundreds of expressions takes longer than it spares. Sorts and hash tables of a full run take gigabytes
+   in all; each may have this much of memory before it goes to disk. #}
+{% macro postgres__large_query_settings() -%}
+    set local enable_nestloop = off; set local jit = off; set local work_mem = '64MB'
 {%- endmacro %}

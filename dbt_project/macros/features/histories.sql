@@ -9,7 +9,7 @@
 {% macro histories(transactions, labels) -%}
 {%- set look_back_us = reach_us(features_of()) -%}
 {%- set of_labels = features_of_labels() -%}
-{%- for entity in entities() -%}
+{%- for entity in ("card", "merchant") -%}
 {{ entity }}s as materialized (
     select
         {{ entity }}_id, row_number() over () as {{ entity }}_no,
@@ -22,7 +22,7 @@
 {%- if of_labels -%}
 arrivals as materialized (
     select
-        {%- for entity in entities() %}
+        {%- for entity in ("card", "merchant") %}
         {{ entity }}s.{{ entity }}_no, {{ entity }}s.is_asked as is_of_asked_{{ entity }},
         {%- endfor %}
         l.counts_from_us, l.is_fraud, t.amount_minor, l.counts_from_us - t.event_time_us as waited_us,
@@ -40,7 +40,7 @@ arrivals as materialized (
 {% endif -%}
 history as materialized (
     select
-        {%- for entity in entities() %}
+        {%- for entity in ("card", "merchant") %}
         {{ entity }}s.{{ entity }}_no, {{ entity }}s.is_asked as is_of_asked_{{ entity }},
         {%- endfor %}
         4 * t.event_time_us as tick, t.event_time_us, t.amount_minor,
@@ -62,7 +62,7 @@ history as materialized (
 
 {# Joins the numbers of a transaction's card and merchant. A label may be of a transaction older than those numbered. #}
 {% macro with_numbers(transaction) -%}
-    {%- for entity in entities() -%}
+    {%- for entity in ("card", "merchant") -%}
     {{ "" if loop.first else "    " }}left join {{ entity }}s on {{ entity }}s.{{ entity }}_id = {{ transaction }}.{{ entity }}_id
     {% endfor -%}
 {%- endmacro %}

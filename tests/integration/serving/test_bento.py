@@ -177,4 +177,5 @@ def test_the_packages_of_the_bento_are_those_of_the_project():
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     development = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
     bentofile = yaml.safe_load((PROJECT_ROOT / "serving" / "bentofile.yaml").read_text())
-    assert set(bentofile["python"]["packages"]) <= {*project, *development}
+    pinned = {requirement.split(";")[0] for requirement in (*project, *development)}
+    assert set(bentofile["python"]["packages"]) <= pinned
