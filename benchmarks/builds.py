@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,11 @@ def build(
         printed = child.stdout[-4000:] + child.stderr[-4000:]
         raise RuntimeError(f"The build of {url.rsplit('@', 1)[-1]} failed:\n{printed}")
     return Built(**json.loads(result.read_text()))
+
+
+def clean_up_when_terminated() -> None:
+    """Let SIGTERM unwind this process, so that a build under way ends too and gigabytes of temporary files go."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def project_with(names: Sequence[str], folder: Path) -> Path:

@@ -243,4 +243,5 @@ def _machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    builds.clean_up_when_terminated()
     main()

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sources
-from benchmarks.builds import COMPILED, SQL, Dbt
+from benchmarks.builds import COMPILED, SQL, Dbt, clean_up_when_terminated
 from benchmarks.comparison import Comparison, tolerances
 from benchmarks.replay import replay
 from fraud_pipelines.features.spec import load_spec
@@ -230,4 +230,5 @@ def _single_days(extent: sources.Extent) -> list[Range]:
 
 
 if __name__ == "__main__":
+    clean_up_when_terminated()
     sys.exit(main())

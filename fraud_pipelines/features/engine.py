@@ -14,7 +14,7 @@ import numpy as np
 
 from fraud_pipelines.features import kernel
 from fraud_pipelines.features.kernel import Codes, Double, Int64
-from fraud_pipelines.features.spec import OF_CARD, FeatureSpec
+from fraud_pipelines.features.spec import OF_CARD, OF_LARGE, FeatureSpec
 
 NEVER_US = np.iinfo(np.int64).max
 """First label of a transaction that has none."""
@@ -158,15 +158,17 @@ class EntityEngine:
             np.int64,
         ).reshape(len(self.features), 3)
         self._empties = np.array([0.0 if feature.when_empty == "zero" else math.nan for feature in self.features])
-        large = spec.large_amount
+        large = spec.large_amount if any(feature.of in OF_LARGE for feature in self.features) else None
+        self._is_of_unlabelled = any(feature.of == "unlabelled" for feature in self.features)
         self._large = (large.baseline_us, large.at_least, large.limit_tenths) if large else (0, 1, 1)
         self._widths = np.array(widths, np.int64)
 
     def compute(self, past: Past, known: Known, asked: Asked) -> Double:
         """One row per feature in the order of the spec, one column per asked transaction; NaN is missing."""
-        # Each entity's rows in the order of their first label.
-        entity = np.repeat(np.arange(len(past.starts) - 1), np.diff(past.starts))
-        by_label = np.lexsort((past.first_label_us, entity))
+        by_label = np.empty(0, np.int64)
+        if self._is_of_unlabelled:  # each entity's rows in the order of their first label
+            entity = np.repeat(np.arange(len(past.starts) - 1), np.diff(past.starts))
+            by_label = np.lexsort((past.first_label_us, entity))
         return kernel.compute(
             self._plan, self._widths, self._empties, *self._large,
             past.starts, past.time_us, past.amount_minor, past.first_label_us, by_label, past.codes,

@@ -372,6 +372,8 @@ def own_ratios(
     """Each row's amount over the mean of its own baseline, NaN where undefined, and whether it is above the limit."""
     ratios = np.empty(len(amounts))
     is_large = np.zeros(len(amounts), np.bool_)
+    if baseline_us == 0:  # nobody asks
+        return ratios, is_large
     low, high = rows_after(times, starts, times, starts, baseline_us), rows_after(times, starts, times, starts, 1)
     for i in range(len(amounts)):
         n = high[i] - low[i]

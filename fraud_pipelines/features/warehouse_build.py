@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,8 +34,8 @@ from fraud_pipelines.features.spec import Feature, FeatureSpec, load_spec
 if TYPE_CHECKING:
     import duckdb
 
-# Transactions read at once: about 150 bytes each in memory.
-BUCKET_ROWS = 300_000
+# Up to so many transactions are read at once, about 150 bytes each in memory; of more, so many at a time.
+WHOLE_ROWS, BUCKET_ROWS = 2_000_000, 300_000
 # Transactions whose features leave at once: 8 bytes per feature each.
 BATCH_ROWS = 50_000
 
@@ -118,34 +118,39 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     reach_us = max(spec.transactions_reach_us("card"), spec.transactions_reach_us("merchant"))
     labels_reach_us = max(spec.labels_reach_us("card"), spec.labels_reach_us("merchant"))
-    rows = _number(
-        connection, f"select count(*) from ({transactions}) as t where {_between('event_time', since, until, reach_us)}"
-    )
-    connection.execute(f"set memory_limit = '{_memory_mib(rows)}MiB'")
-    connection.execute(
-        "create or replace temp table arrivals as select t.card_id, t.merchant_id, t.transaction_id, t.amount_minor, "
-        "l.counts_from_us, cast(l.is_fraud as bigint) as is_fraud "
+    arrivals = (
+        "select t.card_id, t.merchant_id, t.amount_minor, l.counts_from_us, cast(l.is_fraud as bigint) as is_fraud "
         f"from ({labels}) as l join ({transactions}) as t on t.transaction_id = l.transaction_id "
         f"where {_between('l.counts_from', since, until, labels_reach_us)}"
     )
+    first_label, joined = f"{NEVER_US}", ""
+    if any(feature.of == "unlabelled" for feature in spec.features):
+        first_label = f"coalesce(f.first_us, {NEVER_US})"
+        joined = (
+            f"left join (select transaction_id, min(counts_from_us) as first_us from ({labels}) as l "
+            f"where {_between('counts_from', since, until, labels_reach_us)} group by all) as f "
+            "on f.transaction_id = t.transaction_id"
+        )
     # `line` numbers the transactions asked for; what is only history has none.
-    connection.execute(
-        "create or replace temp table past as "
-        "with first_labels as (select transaction_id, min(counts_from_us) as first_us from arrivals group by all) "
-        f"select t.*, coalesce(f.first_us, {NEVER_US}) as first_label_us, "
+    past = (
+        f"select t.*, {first_label} as first_label_us, "
         f"case when {_between('t.event_time', since, until)} then row_number() over () - 1 end as line "
-        f"from ({transactions}) as t left join first_labels as f on f.transaction_id = t.transaction_id "
-        f"where {_between('t.event_time', since, until, reach_us)}"
+        f"from ({transactions}) as t {joined} where {_between('t.event_time', since, until, reach_us)}"
     )
-    lines = _number(connection, "select coalesce(max(line), -1) + 1 from past")
+    rows = _number(
+        connection, f"select count(*) from ({transactions}) as t where {_between('event_time', since, until, reach_us)}"
+    )
+    lines, buckets = (
+        _read_whole(connection, past, arrivals) if rows <= WHOLE_ROWS else _dealt(connection, past, arrivals)
+    )
     merchants = EntityEngine(spec, "merchant")
     own, cards = OwnEngine(spec), EntityEngine(spec, "card")
     position = {feature.name: i for i, feature in enumerate((*own.features, *cards.features, *merchants.features))}
     with tempfile.TemporaryFile() as file:
         scratch = _scratch(file, lines, len(merchants.features))
-        for part in _parts(connection, merchants, "merchant", _MERCHANT_COLUMNS):
+        for part in _parts(buckets("merchant"), merchants, "merchant"):
             kernel.scatter(part.values, part.lines, scratch)
-        for part in _parts(connection, cards, "card", "*"):
+        for part in _parts(buckets("card"), cards, "card"):
             asked = part.transactions.take(pa.array(part.rows))
             values = [*own.compute(_own_values(asked)), *part.values, *kernel.gather(scratch, part.lines)]
             yield pa.RecordBatch.from_arrays(
@@ -167,23 +172,56 @@ class _Part(NamedTuple):
     values: Double
 
 
-def _parts(
-    connection: duckdb.DuckDBPyConnection, engine: EntityEngine, entity: str, columns: str
-) -> Iterator[_Part]:  # fmt: skip
-    buckets = max(1, -(-_number(connection, "select count(*) from past") // BUCKET_ROWS))
-    # In the order of the buckets, so that each reads its own rows and skips the others': with the number of
-    # transactions the number of buckets grows, too. A day needs the history of the entities it has, not of all.
-    for table, selected in (("past", columns), ("arrivals", f"{entity}_id, counts_from_us, is_fraud, amount_minor")):
-        connection.execute(
-            f"create or replace temp table bucketed_{table} as "
-            f"select {selected}, hash({entity}_id) % {buckets} as bucket from {table} "
-            f"where {entity}_id in (select {entity}_id from past where line is not null) order by bucket"
-        )
-    for bucket in range(buckets):
-        transactions, labels = (
-            connection.sql(f"select * exclude (bucket) from bucketed_{table} where bucket = {bucket}").to_arrow_table()
-            for table in ("past", "arrivals")
-        )
+Bucket = tuple[pa.Table, pa.Table]
+"""Transactions and label arrivals of some cards or merchants."""
+
+
+def _read_whole(
+    connection: duckdb.DuckDBPyConnection, past: str, arrivals: str
+) -> tuple[int, Callable[[str], Iterable[Bucket]]]:  # fmt: skip
+    """The number of lines, and everything as one bucket, read once for both entities."""
+    transactions, labels = (connection.sql(sql).to_arrow_table().combine_chunks() for sql in (past, arrivals))
+    last = pc.max(transactions["line"]).as_py()
+    return 0 if last is None else last + 1, lambda entity: [(transactions, labels)]
+
+
+def _dealt(
+    connection: duckdb.DuckDBPyConnection, past: str, arrivals: str
+) -> tuple[int, Callable[[str], Iterable[Bucket]]]:  # fmt: skip
+    """The number of lines, and the buckets of each entity, read one after the other."""
+    connection.execute(f"create or replace temp table past as {past}")
+    connection.execute(f"create or replace temp table arrivals as {arrivals}")
+    rows = _number(connection, "select count(*) from past")
+    connection.execute(f"set memory_limit = '{_memory_mib(rows)}MiB'")
+    count = -(-rows // BUCKET_ROWS)
+
+    def buckets(entity: str) -> Iterator[Bucket]:
+        columns = "*" if entity == "card" else _MERCHANT_COLUMNS
+        # In the order of the buckets, so that each reads its own rows and skips the others': with the number of
+        # transactions the number of buckets grows, too. A day needs the history of the entities it has, not of all.
+        for table, selected in (
+            ("past", columns),
+            ("arrivals", f"{entity}_id, counts_from_us, is_fraud, amount_minor"),
+        ):
+            connection.execute(
+                f"create or replace temp table bucketed_{table} as "
+                f"select {selected}, hash({entity}_id) % {count} as bucket from {table} "
+                f"where {entity}_id in (select {entity}_id from past where line is not null) order by bucket"
+            )
+        for bucket in range(count):
+            transactions, labels = (
+                connection.sql(
+                    f"select * exclude (bucket) from bucketed_{table} where bucket = {bucket}"
+                ).to_arrow_table()
+                for table in ("past", "arrivals")
+            )
+            yield transactions.combine_chunks(), labels
+
+    return _number(connection, "select coalesce(max(line), -1) + 1 from past"), buckets
+
+
+def _parts(buckets: Iterable[Bucket], engine: EntityEngine, entity: str) -> Iterator[_Part]:
+    for transactions, labels in buckets:
         yield from _bucket(transactions, labels, engine, entity)
 
 

@@ -60,7 +60,9 @@ def disagreements(spec, found, expected, *, of_roots):
     """
     assert found.keys() == expected.keys()
     minutes = {
-        (f.entity, f.window): f.name for f in spec.features if (f.measure, f.of) == ("time_since_last", "transaction")
+        (f.entity, f.window): f.name
+        for f in (*SPEC.features, *EVERYTHING.features)
+        if (f.measure, f.of) == ("time_since_last", "transaction") and f.name in next(iter(expected.values()))
     }
     differing = []
     for id_, row in expected.items():
@@ -68,14 +70,16 @@ def disagreements(spec, found, expected, *, of_roots):
             ours, theirs = found[id_][feature.name], row[feature.name]
             if ours == theirs:
                 continue
-            is_close = ours is not None and theirs is not None
-            if is_close and feature.measure in ROOTS:
+            is_close = False
+            if ours is None or theirs is None:
+                pass
+            elif feature.measure in ROOTS:
                 is_close = math.isclose(ours, theirs, rel_tol=of_roots)
-            elif is_close and feature.measure == "speed_from_last":
-                hours = row[minutes[feature.entity, feature.window]] / 60  # a micrometre in a microsecond is 3.6 km/h
-                is_close = are_same_place(ours * hours, theirs * hours)
-            elif is_close:
-                is_close = feature.of in DISTANCES and are_same_place(ours, theirs)
+            elif feature.measure == "speed_from_last":
+                hours = row[minutes[feature.entity, feature.window]] / 60
+                is_close = math.isclose(ours, theirs, rel_tol=1e-9) or are_same_place(ours * hours, theirs * hours)
+            elif feature.of in DISTANCES:
+                is_close = are_same_place(ours, theirs)
             if not is_close:
                 differing.append((id_, feature.name, ours, theirs))
     return differing
@@ -106,7 +110,7 @@ AT_THE_LIMIT = [Payment(f"u{i}", START + i * HOUR, "tok_a", "m1", x) for i, x in
 LARGE = [Payment(f"l{i}", START + i * HOUR, "tok_a", "m1", 3_000_000_000 - i % 2) for i in range(12)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(history=histories())
 @example(history=([Payment("alone", START, "tok_a", "m1", 1)], []))
 @example(history=(TIED, [Verdict("a", START, True), Verdict("b", START + 7 * DAY, False)]))
@@ -119,11 +123,11 @@ def test_sql_engine_and_reference_agree(compiled, history):
 
 
 def test_they_agree_on_a_denser_history(compiled):
-    payments, verdicts = simulated_history(payments=400, cards=6, merchants=3, days=60, seed=7)
+    payments, verdicts = simulated_history(payments=250, cards=4, merchants=3, days=50, seed=7)
     assert_all_routes_agree(compiled, payments, verdicts)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     history=histories(),
     cuts=st.lists(st.integers(0, 14), min_size=1, max_size=2),
@@ -147,7 +151,7 @@ def test_any_split_into_ranges_gives_the_rows_of_one_run(compiled, history, cuts
 DENSE = simulated_history(payments=80, cards=2, merchants=2, days=40)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(features=st.sets(st.sampled_from(EVERYTHING.features), min_size=1, max_size=3))
 def test_a_feature_needs_no_other_in_the_spec(compiled_everything, features):
     compiled = compiled_everything.only(features)
