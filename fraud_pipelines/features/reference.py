@@ -304,8 +304,7 @@ def _distance_from(last: Payment, now: Payment) -> float | None:
 def _distance_km(*degrees: float | None) -> float | None:
     """Great-circle distance of (latitude, longitude, latitude, longitude); None when one of them is.
 
-    Vincenty's formula for a sphere: another one than the haversine of the SQL, and well-conditioned at every distance,
-    where the haversine loses up to 0.3 m at the antipode.
+    Vincenty's formula for a sphere: another one than that of the SQL and the engine.
     """
     known = [math.radians(value) for value in degrees if value is not None]
     if len(known) < 4:

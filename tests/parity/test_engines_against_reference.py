@@ -23,7 +23,6 @@ from tests.histories import DAY, HOUR, START, histories, online_history, scored,
 SPEC = load_spec()
 ROOTS = ("std", "zscore")
 DISTANCES = ("home_distance", "place")
-HALF_WAY_ROUND_KM = math.pi * 6371.0088
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +45,7 @@ def online_features(spec, payments, verdicts):
 
 
 def are_same_place(found_km, expected_km):
-    """To 1e-9 and a micrometre, but where a distance is nearly half way round: the haversine is good to 0.3 m there."""
-    if expected_km > HALF_WAY_ROUND_KM - 0.01:
-        return abs(found_km - expected_km) < 3e-4
+    """To 1e-9 and a micrometre."""
     return math.isclose(found_km, expected_km, rel_tol=1e-9, abs_tol=1e-9)
 
 

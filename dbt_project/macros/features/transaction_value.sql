@@ -23,14 +23,16 @@
     extract(isodow from {{ time }}) >= 6
 {%- endmacro %}
 
-{# Great-circle kilometres between two places in degrees (haversine, mean radius of the Earth); null without all four. #}
+{# Great-circle kilometres between two places in degrees, mean radius of the Earth; null without all four. From the
+   haversines of the distance to the place and to the place opposite it on the globe: the first alone loses half its
+   digits far away, the second alone nearby. #}
 {% macro distance_km(latitude_1, longitude_1, latitude_2, longitude_2) -%}
     {%- set radian = "cast('0.017453292519943295' as double precision)" -%}
-    {%- set half_north = "sin((" ~ latitude_2 ~ " - " ~ latitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
-    {%- set half_east = "sin((" ~ longitude_2 ~ " - " ~ longitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
-    {%- set haversine = half_north ~ " * " ~ half_north ~ " + cos(" ~ latitude_1 ~ " * " ~ radian ~ ") * cos(" ~ latitude_2
-        ~ " * " ~ radian ~ ") * (" ~ half_east ~ " * " ~ half_east ~ ")" -%}
-    {#- least() leaves nulls out: of 1 and an unknown distance it would make 1. -#}
-    case when {{ latitude_1 }} + {{ longitude_1 }} + {{ latitude_2 }} + {{ longitude_2 }} is not null then
-        cast('12742.0176' as double precision) * asin(sqrt(least({{ to_double(1) }}, {{ haversine }}))) end
+    {%- set north = "sin((" ~ latitude_2 ~ " - " ~ latitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
+    {%- set opposite = "sin((" ~ latitude_2 ~ " + " ~ latitude_1 ~ ") * " ~ radian ~ " / 2)" -%}
+    {%- set parallels = "cos(" ~ latitude_1 ~ " * " ~ radian ~ ") * cos(" ~ latitude_2 ~ " * " ~ radian ~ ")" -%}
+    {%- set half_east = "(" ~ longitude_2 ~ " - " ~ longitude_1 ~ ") * " ~ radian ~ " / 2" -%}
+    cast('12742.0176' as double precision) * atan2(
+        sqrt({{ north }} * {{ north }} + {{ parallels }} * (sin({{ half_east }}) * sin({{ half_east }}))),
+        sqrt({{ opposite }} * {{ opposite }} + {{ parallels }} * (cos({{ half_east }}) * cos({{ half_east }}))))
 {%- endmacro %}
