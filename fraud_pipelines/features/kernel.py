@@ -50,6 +50,22 @@ def running(values: Int64 | Flags) -> Int64:
 
 
 @compiled
+def grouped(groups: Codes | Int64, count: int) -> tuple[Int64, Int64]:
+    """The order that puts rows of one group beside each other, else as they are; and where each group starts."""
+    starts = np.zeros(count + 1, np.int64)
+    for row in range(len(groups)):
+        starts[groups[row] + 1] += 1
+    for group in range(count):
+        starts[group + 1] += starts[group]
+    place = starts[:-1].copy()
+    order = np.empty(len(groups), np.int64)
+    for row in range(len(groups)):
+        order[place[groups[row]]] = row
+        place[groups[row]] += 1
+    return order, starts
+
+
+@compiled
 def hours(times: Int64) -> Int64:
     """Hour of the day, UTC."""
     return times // HOUR_US % 24

@@ -256,7 +256,7 @@ def _sorted(transactions: pa.Table, id_column: str) -> tuple[Int64, pa.Array, In
     """Order by entity, time and id; the entities, the row at which each starts, and the times in that order."""
     encoded = transactions[id_column].combine_chunks().dictionary_encode()
     entity, time_us = encoded.indices.to_numpy(), transactions["event_time_us"].to_numpy()
-    order = np.lexsort((time_us, entity))
+    order, starts = _grouped(entity, len(encoded.dictionary), time_us)
     entity, time_us = entity[order], time_us[order]
     # Ties are few, so only they are sorted by the text of their ids.
     is_tied = np.zeros(len(order) + 1, np.bool_)
@@ -266,7 +266,6 @@ def _sorted(transactions: pa.Table, id_column: str) -> tuple[Int64, pa.Array, In
     ids = transactions["transaction_id"]
     for begin, end in zip(begins, ends, strict=True):
         order[begin:end] = sorted(order[begin:end], key=lambda row: ids[int(row)].as_py())
-    starts = np.searchsorted(entity, np.arange(len(encoded.dictionary) + 1))
     return order, encoded.dictionary, starts, time_us
 
 
@@ -274,8 +273,15 @@ def _sorted_labels(labels: pa.Table, entities: pa.Array, id_column: str) -> tupl
     """The row at which the labels of each entity start, and the order by entity and moment that makes it so."""
     found = pc.index_in(labels[id_column].combine_chunks(), value_set=entities)
     entity = found.fill_null(len(entities)).to_numpy()  # an entity without transactions in reach goes to the end
-    order = np.lexsort((labels["counts_from_us"].to_numpy(), entity))
-    return np.searchsorted(entity[order], np.arange(len(entities) + 1)), order
+    order, starts = _grouped(entity, len(entities) + 1, labels["counts_from_us"].to_numpy())
+    return starts[:-1], order
+
+
+def _grouped(entity: Codes, entities: int, time_us: Int64) -> tuple[Int64, Int64]:
+    """The order by entity and time, and the row at which each entity starts."""
+    in_time = np.argsort(time_us, kind="stable")  # fast where rows come in time order, as most do
+    order, starts = kernel.grouped(entity[in_time], entities)
+    return in_time[order], starts
 
 
 def _entity_ranges(starts: Int64) -> Iterator[tuple[int, int]]:
