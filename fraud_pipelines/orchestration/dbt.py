@@ -176,12 +176,19 @@ def _events(
 ) -> Iterator[dg.Output[None] | dg.AssetCheckResult]:
     translator = StageTranslator()
     failures = []
+    broken_rules = [
+        f"{item.node.name}: {item.message}"
+        for item in result.results
+        if item.node.resource_type.value == "test" and str(item.status) in ("fail", "error")
+    ]
     for item in result.results:
         kind, status = item.node.resource_type.value, str(item.status)
         if kind == "model":
             key = translator.get_asset_key(item.node.to_dict())
             if status != "success":
-                failures.append(f"{key.to_user_string()} for {window}: {item.message}")
+                # dbt says nothing of a model it skipped; the rules broken by what it reads are why.
+                reason = item.message or f"skipped, {' and '.join(broken_rules) or 'what it reads was not built'}"
+                failures.append(f"{key.to_user_string()} for {window}: {reason}")
                 continue
             metadata: dict[str, Any] = {"execution_seconds": item.execution_time, "window": str(window)}
             if key == keys.TRANSACTION_FEATURES:
