@@ -13,6 +13,7 @@ from unittest import mock
 
 import duckdb
 
+from benchmarks.builds import STAGED
 from fraud_pipelines.features.engine import EntityEngine, OwnEngine
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.features.warehouse_build import feature_table
@@ -50,7 +51,6 @@ def _recorded(path: str, spec: FeatureSpec) -> list[Callable[[], Any]]:
         connection = stack.enter_context(duckdb.connect(path, read_only=True))
         for engine in (EntityEngine, OwnEngine):
             stack.enter_context(mock.patch.object(engine, "compute", recording(engine.compute)))
-        transactions, labels = ("select * from staging.stg_transactions", "select * from staging.stg_labels")
-        for _ in feature_table(connection, transactions, labels, spec, None, None):
+        for _ in feature_table(connection, *STAGED, spec, None, None):
             pass
     return calls

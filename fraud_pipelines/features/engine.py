@@ -144,6 +144,10 @@ class EntityEngine:
     def __init__(self, spec: FeatureSpec, entity: str) -> None:
         self.features = spec.of_entity(entity)
         attributes = ATTRIBUTES[entity]
+        # Those whose codes features look at; the lines of the others may hold anything.
+        self.attributes = frozenset("merchant" if f.of == "same_merchant" else f.of for f in self.features) & {
+            *attributes
+        }
         widths = sorted({feature.window_us or 0 for feature in self.features})
         # One row per feature: operation, window, attribute.
         self._plan = np.array(
@@ -167,8 +171,9 @@ class EntityEngine:
         """One row per feature in the order of the spec, one column per asked transaction; NaN is missing."""
         by_label = np.empty(0, np.int64)
         if self._is_of_unlabelled:  # each entity's rows in the order of their first label
-            entity = np.repeat(np.arange(len(past.starts) - 1), np.diff(past.starts))
-            by_label = np.lexsort((past.first_label_us, entity))
+            entities = len(past.starts) - 1
+            entity = np.repeat(np.arange(entities, dtype=np.int32), np.diff(past.starts))
+            by_label, _ = order_by_entity(entity, entities, past.first_label_us)
         return kernel.compute(
             self._plan, self._widths, self._empties, *self._large,
             past.starts, past.time_us, past.amount_minor, past.first_label_us, by_label, past.codes,
@@ -176,3 +181,10 @@ class EntityEngine:
             known.starts, known.time_us, known.is_fraud, known.amount_minor,
             asked.starts, asked.time_us, asked.amount_minor, asked.codes, asked.latitude, asked.longitude,
         )  # fmt: skip
+
+
+def order_by_entity(entity: Codes, entities: int, time_us: Int64) -> tuple[Int64, Int64]:
+    """The order of rows by entity and time, stable, and where in it each entity starts (one entry more, the end)."""
+    in_time = np.argsort(time_us, kind="stable")  # fast where rows come in time order, as most do
+    order, starts = kernel.grouped(entity[in_time], entities)
+    return in_time[order], starts

@@ -1,7 +1,8 @@
 """The feature table of a range of days, read from DuckDB and streamed back: what the Python dbt model returns.
 
-Merchants come first, into a scratch file with one line per transaction; then cards, whose batches take their merchants'
-features from it and leave. Memory stays bounded: entities are dealt into buckets by a hash, and a bucket is read whole.
+Merchants come first, into a scratch matrix with one line per transaction; then cards, whose batches take their
+merchants' features from it and leave. Memory stays bounded: where there is more than fits, entities are dealt into
+buckets, and one bucket is read at a time.
 """
 
 from __future__ import annotations
@@ -9,60 +10,57 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fraud_pipelines.features import kernel
 from fraud_pipelines.features.engine import (
     ATTRIBUTES,
-    NEVER_US,
     Asked,
     EntityEngine,
     Known,
     OwnEngine,
     OwnValues,
     Past,
+    order_by_entity,
 )
 from fraud_pipelines.features.kernel import Codes, Double, Int64
 from fraud_pipelines.features.spec import Feature, FeatureSpec, load_spec
+from fraud_pipelines.features.warehouse_read import Columns, Reading, number, read, take
 
 if TYPE_CHECKING:
     import duckdb
 
-# Up to so many transactions are read at once, about 150 bytes each in memory; of more, so many at a time.
-WHOLE_ROWS, BUCKET_ROWS = 2_000_000, 300_000
+# What a transaction that is read takes in memory, its merchant's features included.
+_ROW_BYTES = 500
 # Transactions whose features leave at once: 8 bytes per feature each.
 BATCH_ROWS = 50_000
 
-# DuckDB's memory: for few transactions, and for each of many.
-_LEAST_MEMORY, _SORTED_BYTES = 800 * 2**20, 480
-
 _ARROW_TYPES = {"bigint": pa.int64(), "double precision": pa.float64()}
-_COLUMNS = {
-    "merchant": "merchant_id",
-    "country": "country",
-    "device": "device_id",
-    "category": "category",
-    "card": "card_id",
-}
+_TEXTS = {"country": "country", "device": "device_id", "category": "category"}
 # What a merchant's features look at; a card's need every column.
 _MERCHANT_COLUMNS = (
-    "transaction_id, event_time_us, merchant_id, card_id, amount_minor, first_label_us, line, "
-    "merchant_latitude, merchant_longitude"
+    "transaction_id, event_time_us, merchant_no, card_no, amount_minor, line, "
+    "columns('first_label_us|merchant_latitude|merchant_longitude')"
 )
 _IDENTITY = {
     "transaction_id": pa.string(),
     "event_time": pa.timestamp("us"),
-    "card_id": pa.string(),
-    "merchant_id": pa.string(),
+    "card_id": pa.dictionary(pa.int32(), pa.string()),
+    "merchant_id": pa.dictionary(pa.int32(), pa.string()),
     "amount_minor": pa.int64(),
-    "currency": pa.string(),
+    "currency": pa.dictionary(pa.int32(), pa.string()),
 }
+_PLACES = ("home_latitude", "home_longitude", "merchant_latitude", "merchant_longitude")
+# What leaves with the features, and what features of a transaction itself look at.
+_ASKED = (
+    "transaction_id", "event_time_us", "card_no", "merchant_no", "amount_minor", "currency", "is_online", "is_atm",
+    *_PLACES,
+)  # fmt: skip
 
 
 def dbt_model(transactions: Any, labels: Any, session: Any) -> pa.RecordBatchReader:
@@ -95,66 +93,37 @@ def feature_table(
     A run of a part gives exactly what a run of everything gives for that part.
 
     Args:
-        connection: this call's own; it gets two temporary tables.
+        connection: this call's own; it gets temporary tables.
         transactions, labels: SQL of the staged relations.
         since, until: naive UTC; None is without bound.
     """
     schema = pa.schema(
         [*_IDENTITY.items(), *((feature.name, _ARROW_TYPES[feature.data_type]) for feature in spec.features)]
     )
-    return pa.RecordBatchReader.from_batches(
-        schema, _batches(connection, transactions, labels, spec, since, until, schema)
-    )
+    reading = Reading(connection, transactions, labels, spec, since, until)
+    return pa.RecordBatchReader.from_batches(schema, _batches(connection, reading, spec, schema))
 
 
 def _batches(
-    connection: duckdb.DuckDBPyConnection,
-    transactions: str,
-    labels: str,
-    spec: FeatureSpec,
-    since: datetime | None,
-    until: datetime | None,
-    schema: pa.Schema,
+    connection: duckdb.DuckDBPyConnection, reading: Reading, spec: FeatureSpec, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    reach_us = max(spec.transactions_reach_us("card"), spec.transactions_reach_us("merchant"))
-    labels_reach_us = max(spec.labels_reach_us("card"), spec.labels_reach_us("merchant"))
-    arrivals = (
-        "select t.card_id, t.merchant_id, t.amount_minor, l.counts_from_us, cast(l.is_fraud as bigint) as is_fraud "
-        f"from ({labels}) as l join ({transactions}) as t on t.transaction_id = l.transaction_id "
-        f"where {_between('l.counts_from', since, until, labels_reach_us)}"
-    )
-    first_label, joined = f"{NEVER_US}", ""
-    if any(feature.of == "unlabelled" for feature in spec.features):
-        first_label = f"coalesce(f.first_us, {NEVER_US})"
-        joined = (
-            f"left join (select transaction_id, min(counts_from_us) as first_us from ({labels}) as l "
-            f"where {_between('counts_from', since, until, labels_reach_us)} group by all) as f "
-            "on f.transaction_id = t.transaction_id"
-        )
-    # `line` numbers the transactions asked for; what is only history has none.
-    past = (
-        f"select t.*, {first_label} as first_label_us, "
-        f"case when {_between('t.event_time', since, until)} then row_number() over () - 1 end as line "
-        f"from ({transactions}) as t {joined} where {_between('t.event_time', since, until, reach_us)}"
-    )
-    rows = _number(
-        connection, f"select count(*) from ({transactions}) as t where {_between('event_time', since, until, reach_us)}"
-    )
+    rows, arrivals = reading.count()
+    count = -(-rows // most_rows_at_once())
     lines, buckets = (
-        _read_whole(connection, past, arrivals) if rows <= WHOLE_ROWS else _dealt(connection, past, arrivals)
+        _dealt(connection, reading, count) if count > 1 else _read_whole(connection, reading, rows, arrivals)
     )
     merchants = EntityEngine(spec, "merchant")
     own, cards = OwnEngine(spec), EntityEngine(spec, "card")
     position = {feature.name: i for i, feature in enumerate((*own.features, *cards.features, *merchants.features))}
     with tempfile.TemporaryFile() as file:
         scratch = _scratch(file, lines, len(merchants.features))
-        for part in _parts(buckets("merchant"), merchants, "merchant"):
+        for part in _parts(buckets("merchant"), merchants, "merchant", len(reading.ids["merchant"])):
             kernel.scatter(part.values, part.lines, scratch)
-        for part in _parts(buckets("card"), cards, "card"):
-            asked = part.transactions.take(pa.array(part.rows))
+        for part in _parts(buckets("card"), cards, "card", len(reading.ids["card"])):
+            asked = take(part.transactions, _ASKED, part.rows)
             values = [*own.compute(_own_values(asked)), *part.values, *kernel.gather(scratch, part.lines)]
             yield pa.RecordBatch.from_arrays(
-                [asked[name].combine_chunks() for name in _IDENTITY]
+                [*_identity(asked, reading.ids)]
                 + [_arrow(feature, values[position[feature.name]]) for feature in spec.features],
                 schema=schema,
             )
@@ -166,73 +135,85 @@ class _Part(NamedTuple):
     `rows` is where these stand in `transactions`, `lines` their numbers in the whole run.
     """
 
-    transactions: pa.Table
+    transactions: Columns
     rows: Int64
     lines: Int64
     values: Double
 
 
-Bucket = tuple[pa.Table, pa.Table]
+Bucket = tuple[Columns, Columns]
 """Transactions and label arrivals of some cards or merchants."""
+Buckets = Callable[[str], Iterable[Bucket]]
+"""The buckets of an entity."""
 
 
 def _read_whole(
-    connection: duckdb.DuckDBPyConnection, past: str, arrivals: str
-) -> tuple[int, Callable[[str], Iterable[Bucket]]]:  # fmt: skip
+    connection: duckdb.DuckDBPyConnection, reading: Reading, rows: int, arrivals: int
+) -> tuple[int, Buckets]:  # fmt: skip
     """The number of lines, and everything as one bucket, read once for both entities."""
-    transactions, labels = (connection.sql(sql).to_arrow_table().combine_chunks() for sql in (past, arrivals))
-    last = pc.max(transactions["line"]).as_py()
-    return 0 if last is None else last + 1, lambda entity: [(transactions, labels)]
+    transactions, labels = read(connection, reading.past, rows), read(connection, reading.arrivals, arrivals)
+    return int(transactions["line"].max(initial=-1)) + 1, lambda entity: [(transactions, labels)]
 
 
-def _dealt(
-    connection: duckdb.DuckDBPyConnection, past: str, arrivals: str
-) -> tuple[int, Callable[[str], Iterable[Bucket]]]:  # fmt: skip
-    """The number of lines, and the buckets of each entity, read one after the other."""
-    connection.execute(f"create or replace temp table past as {past}")
-    connection.execute(f"create or replace temp table arrivals as {arrivals}")
-    rows = _number(connection, "select count(*) from past")
-    connection.execute(f"set memory_limit = '{_memory_mib(rows)}MiB'")
-    count = -(-rows // BUCKET_ROWS)
+def _dealt(connection: duckdb.DuckDBPyConnection, reading: Reading, count: int) -> tuple[int, Buckets]:
+    """The number of lines, and the buckets of each entity, `count` of each, read one after the other.
+
+    Every bucket looks at the bucket of every row. Few as they are, that costs less than sorting the rows by it.
+    """
+    for table, sql in (("past", reading.past), ("arrivals", reading.arrivals)):
+        connection.execute(f"create or replace temp table {table} as {sql}")
 
     def buckets(entity: str) -> Iterator[Bucket]:
-        columns = "*" if entity == "card" else _MERCHANT_COLUMNS
-        # In the order of the buckets, so that each reads its own rows and skips the others': with the number of
-        # transactions the number of buckets grows, too. A day needs the history of the entities it has, not of all.
-        for table, selected in (
-            ("past", columns),
-            ("arrivals", f"{entity}_id, counts_from_us, is_fraud, amount_minor"),
-        ):
-            connection.execute(
-                f"create or replace temp table bucketed_{table} as "
-                f"select {selected}, hash({entity}_id) % {count} as bucket from {table} "
-                f"where {entity}_id in (select {entity}_id from past where line is not null) order by bucket"
-            )
+        no = f"{entity}_no"
+        # A day needs the history of the entities it has, not of all.
+        connection.execute(f"create or replace temp table asked as select distinct {no} from past where line >= 0")
         for bucket in range(count):
+            of_bucket = f"where {no} % {count} = {bucket} and {no} in (select {no} from asked)"
             transactions, labels = (
-                connection.sql(
-                    f"select * exclude (bucket) from bucketed_{table} where bucket = {bucket}"
-                ).to_arrow_table()
-                for table in ("past", "arrivals")
+                read(
+                    connection,
+                    f"select {columns} from {table} {of_bucket}",
+                    number(connection, f"select count(*) from {table} {of_bucket}"),
+                )
+                for table, columns in (
+                    ("past", "*" if entity == "card" else _MERCHANT_COLUMNS),
+                    ("arrivals", f"{no}, counts_from_us, is_fraud, amount_minor"),
+                )
             )
-            yield transactions.combine_chunks(), labels
+            yield transactions, labels
 
-    return _number(connection, "select coalesce(max(line), -1) + 1 from past"), buckets
+    return number(connection, "select coalesce(max(line), -1) + 1 from past"), buckets
 
 
-def _parts(buckets: Iterable[Bucket], engine: EntityEngine, entity: str) -> Iterator[_Part]:
+def most_rows_at_once() -> int:
+    """Transactions that may be in memory together: what fits half of the machine's, and never less than a million."""
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return max(1_000_000, half // _ROW_BYTES)
+
+
+def _parts(buckets: Iterable[Bucket], engine: EntityEngine, entity: str, entities: int) -> Iterator[_Part]:
     for transactions, labels in buckets:
-        yield from _bucket(transactions, labels, engine, entity)
+        yield from _bucket(transactions, labels, engine, entity, entities)
 
 
-def _bucket(transactions: pa.Table, labels: pa.Table, engine: EntityEngine, entity: str) -> Iterator[_Part]:
-    order, entities, starts, time_us = _sorted(transactions, f"{entity}_id")
-    label_starts, label_order = _sorted_labels(labels, entities, f"{entity}_id")
-    label_columns = [labels[name].to_numpy()[label_order] for name in ("counts_from_us", "is_fraud", "amount_minor")]
-    amount, first_label = (transactions[name].to_numpy()[order] for name in ("amount_minor", "first_label_us"))
-    codes = np.stack([_codes(transactions[_COLUMNS[of]])[order] for of in ATTRIBUTES[entity]])
-    latitude, longitude = (_doubles(transactions[f"merchant_{axis}"])[order] for axis in ("latitude", "longitude"))
-    lines = transactions["line"].fill_null(-1).to_numpy()[order]
+def _bucket(
+    transactions: Columns, labels: Columns, engine: EntityEngine, entity: str, entities: int
+) -> Iterator[_Part]:
+    order, starts, time_us = _sorted(transactions, transactions[f"{entity}_no"], entities)
+    label_order, label_starts = order_by_entity(labels[f"{entity}_no"], entities, labels["counts_from_us"])
+    label_columns = [labels[name][label_order] for name in ("counts_from_us", "is_fraud", "amount_minor")]
+    amount, lines = transactions["amount_minor"][order], transactions["line"][order]
+    # What was not read, no feature looks at.
+    unread = np.zeros(len(order))
+    latitude, longitude = (
+        transactions[name][order] if name in transactions else unread
+        for name in ("merchant_latitude", "merchant_longitude")
+    )
+    first_label = transactions["first_label_us"][order] if "first_label_us" in transactions else unread.astype(np.int64)
+    codes = np.zeros((len(ATTRIBUTES[entity]), len(order)), np.int32)
+    for row, of in enumerate(ATTRIBUTES[entity]):
+        if of in engine.attributes:
+            codes[row] = _codes(transactions, of)[order]
     asked_before = np.concatenate([[0], np.cumsum(lines >= 0)])
     for first, last in _entity_ranges(starts):
         a, b = starts[first], starts[last]
@@ -252,12 +233,10 @@ def _bucket(transactions: pa.Table, labels: pa.Table, engine: EntityEngine, enti
         yield _Part(transactions, order[rows], lines[rows], engine.compute(past, known, asked))
 
 
-def _sorted(transactions: pa.Table, id_column: str) -> tuple[Int64, pa.Array, Int64, Int64]:
-    """Order by entity, time and id; the entities, the row at which each starts, and the times in that order."""
-    encoded = transactions[id_column].combine_chunks().dictionary_encode()
-    entity, time_us = encoded.indices.to_numpy(), transactions["event_time_us"].to_numpy()
-    order, starts = _grouped(entity, len(encoded.dictionary), time_us)
-    entity, time_us = entity[order], time_us[order]
+def _sorted(transactions: Columns, entity: Codes, entities: int) -> tuple[Int64, Int64, Int64]:
+    """Order by entity, time and id; the row at which each entity starts, and the times in that order."""
+    order, starts = order_by_entity(entity, entities, transactions["event_time_us"])
+    entity, time_us = entity[order], transactions["event_time_us"][order]
     # Ties are few, so only they are sorted by the text of their ids.
     is_tied = np.zeros(len(order) + 1, np.bool_)
     is_tied[1:-1] = (entity[1:] == entity[:-1]) & (time_us[1:] == time_us[:-1])
@@ -266,22 +245,7 @@ def _sorted(transactions: pa.Table, id_column: str) -> tuple[Int64, pa.Array, In
     ids = transactions["transaction_id"]
     for begin, end in zip(begins, ends, strict=True):
         order[begin:end] = sorted(order[begin:end], key=lambda row: ids[int(row)].as_py())
-    return order, encoded.dictionary, starts, time_us
-
-
-def _sorted_labels(labels: pa.Table, entities: pa.Array, id_column: str) -> tuple[Int64, Int64]:
-    """The row at which the labels of each entity start, and the order by entity and moment that makes it so."""
-    found = pc.index_in(labels[id_column].combine_chunks(), value_set=entities)
-    entity = found.fill_null(len(entities)).to_numpy()  # an entity without transactions in reach goes to the end
-    order, starts = _grouped(entity, len(entities) + 1, labels["counts_from_us"].to_numpy())
-    return starts[:-1], order
-
-
-def _grouped(entity: Codes, entities: int, time_us: Int64) -> tuple[Int64, Int64]:
-    """The order by entity and time, and the row at which each entity starts."""
-    in_time = np.argsort(time_us, kind="stable")  # fast where rows come in time order, as most do
-    order, starts = kernel.grouped(entity[in_time], entities)
-    return in_time[order], starts
+    return order, starts, time_us
 
 
 def _entity_ranges(starts: Int64) -> Iterator[tuple[int, int]]:
@@ -294,61 +258,42 @@ def _entity_ranges(starts: Int64) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _own_values(asked: pa.Table) -> OwnValues:
+def _own_values(asked: Columns) -> OwnValues:
+    missing = np.full(len(asked["amount_minor"]), np.nan)
     return OwnValues(
-        time_us=asked["event_time_us"].to_numpy(),
-        amount_minor=asked["amount_minor"].to_numpy(),
-        is_online=_doubles(pc.equal(asked["channel"], "online")),
-        is_atm=_doubles(pc.equal(asked["channel"], "atm")),
-        **{
-            f"{whose}_{axis}": _doubles(asked[f"{whose}_{axis}"])
-            for whose in ("home", "merchant")
-            for axis in ("latitude", "longitude")
-        },
+        time_us=asked["event_time_us"],
+        amount_minor=asked["amount_minor"],
+        **{name: asked.get(name, missing) for name in ("is_online", "is_atm", *_PLACES)},
     )
 
 
 def _scratch(file: Any, rows: int, columns: int) -> Double:
-    """A matrix in a file that vanishes with the process, so that what does not fit in memory goes to disk."""
-    if rows * columns == 0:
+    """A matrix in memory; of too many rows, in a file that vanishes with the process."""
+    if rows <= most_rows_at_once() or columns == 0:
         return np.empty((rows, columns))
     return np.memmap(file, np.float64, "w+", shape=(rows, columns))
 
 
-def _codes(values: pa.ChunkedArray) -> Codes:
-    codes: Codes = values.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    return codes
+def _codes(transactions: Columns, of: str) -> Codes:
+    """A number for each value of an attribute; -1 is null."""
+    if of not in _TEXTS:
+        return transactions[f"{of}_no"]
+    return transactions[_TEXTS[of]].indices.fill_null(-1).to_numpy()
 
 
-def _doubles(values: pa.ChunkedArray) -> Double:
-    doubles: Double = values.cast(pa.float64()).to_numpy()  # null becomes NaN
-    return doubles
+def _identity(asked: Columns, ids: dict[str, pa.StringArray]) -> Iterator[pa.Array]:
+    for name, kind in _IDENTITY.items():
+        entity = name.removesuffix("_id")
+        if entity in ids:
+            yield pa.DictionaryArray.from_arrays(pa.array(asked[f"{entity}_no"]), ids[entity])
+        elif name == "event_time":
+            yield pa.array(asked["event_time_us"]).cast(kind)
+        else:
+            yield pa.array(asked[name])
 
 
 def _arrow(feature: Feature, values: Double) -> pa.Array:
     return pa.array(values, from_pandas=True).cast(_ARROW_TYPES[feature.data_type])  # NaN becomes null
-
-
-def _memory_mib(rows: int) -> int:
-    """What DuckDB may use beside us: enough to sort its copies of `rows` transactions, at most half of the machine.
-
-    What is larger goes to disk, where sorting costs more than in proportion.
-    """
-    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return min(max(_LEAST_MEMORY, rows * _SORTED_BYTES), half) // 2**20
-
-
-def _number(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
-    return int(connection.execute(sql).fetchall()[0][0])
-
-
-def _between(column: str, since: datetime | None, until: datetime | None, reach_us: int = 0) -> str:
-    conditions = []
-    if since is not None:
-        conditions.append(f"{column} >= timestamp '{since - timedelta(microseconds=reach_us)}'")
-    if until is not None:
-        conditions.append(f"{column} < timestamp '{until}'")
-    return " and ".join(conditions) or "true"
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -35,18 +35,19 @@ def rows_of(database, since=None, until=None):
 
 
 @pytest.mark.parametrize("days", [None, (40, 41)], ids=["everything", "one day"])
-@pytest.mark.parametrize(("bucket_rows", "batch_rows"), [(10_000, 50), (200, 10_000), (1, 1)])
-def test_buckets_and_batches_do_not_show(database, monkeypatch, days, bucket_rows, batch_rows):
+@pytest.mark.parametrize(("rows_at_once", "batch_rows"), [(10_000, 50), (200, 10_000), (1, 1)])
+def test_buckets_and_batches_do_not_show(database, monkeypatch, days, rows_at_once, batch_rows):
     window = (None, None) if days is None else tuple(START + timedelta(days=day) for day in days)
     whole = rows_of(database, *window)
     assert len(whole) == 900 if days is None else len(whole) > 5
-    monkeypatch.setattr(warehouse_build, "WHOLE_ROWS", 0)
-    monkeypatch.setattr(warehouse_build, "BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr(warehouse_build, "most_rows_at_once", lambda: rows_at_once)
     monkeypatch.setattr(warehouse_build, "BATCH_ROWS", batch_rows)
     assert rows_of(database, *window) == whole
 
 
-def test_memory_grows_with_the_rows_up_to_half_of_the_machine():
-    assert warehouse_build._memory_mib(1) == 800
-    assert warehouse_build._memory_mib(4 * 2**20) == 4 * 480
-    assert warehouse_build._memory_mib(10**12) == warehouse_build._memory_mib(10**13) < 10**13 * 480 // 2**20
+def test_what_is_read_at_once_fits_half_of_the_machine(monkeypatch):
+    sizes = {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 4096}  # 16 GiB
+    monkeypatch.setattr(warehouse_build.os, "sysconf", sizes.get)
+    assert warehouse_build.most_rows_at_once() == 17_179_869  # 500 bytes each
+    sizes["SC_PHYS_PAGES"] = 1024
+    assert warehouse_build.most_rows_at_once() == 1_000_000
