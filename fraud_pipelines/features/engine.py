@@ -145,9 +145,8 @@ class EntityEngine:
         self.features = spec.of_entity(entity)
         attributes = ATTRIBUTES[entity]
         # Those whose codes features look at; the lines of the others may hold anything.
-        self.attributes = frozenset("merchant" if f.of == "same_merchant" else f.of for f in self.features) & {
-            *attributes
-        }
+        looked_at = {"merchant" if feature.of == "same_merchant" else feature.of for feature in self.features}
+        self.attributes = looked_at & {*attributes}
         widths = sorted({feature.window_us or 0 for feature in self.features})
         # One row per feature: operation, window, attribute.
         self._plan = np.array(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ENTITIES = ("card", "merchant")
 Columns = dict[str, Any]
-"""Columns by name, equally long: numbers as NumPy arrays, texts as Arrow dictionaries, transaction ids as Arrow text."""
+"""Equally long columns by name: numbers in NumPy arrays, other texts in Arrow dictionaries."""
 
 _CHUNK_ROWS = 100_000
 _WITH_NUMBERS = "join cards as c on c.card_id = t.card_id join merchants as m on m.merchant_id = t.merchant_id"
@@ -82,10 +82,8 @@ class Reading:
             )
         needed = {name for feature in self._spec.features for name in feature.optional_columns}
         columns += [column for name, found in _OPTIONAL.items() if name in needed for column in found]
-        return (
-            f"select {', '.join(columns)}, case when {self._is_asked} then row_number() over () - 1 else -1 end as line "
-            f"from ({self._transactions}) as t {_WITH_NUMBERS} {joined} where {self._in_reach}"
-        )
+        columns.append(f"case when {self._is_asked} then row_number() over () - 1 else -1 end as line")
+        return f"select {', '.join(columns)} from ({self._transactions}) as t {_WITH_NUMBERS} {joined} where {self._in_reach}"
 
     @property
     def arrivals(self) -> str:
