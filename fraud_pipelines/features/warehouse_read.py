@@ -83,7 +83,8 @@ class Reading:
         needed = {name for feature in self._spec.features for name in feature.optional_columns}
         columns += [column for name, found in _OPTIONAL.items() if name in needed for column in found]
         columns.append(f"case when {self._is_asked} then row_number() over () - 1 else -1 end as line")
-        return f"select {', '.join(columns)} from ({self._transactions}) as t {_WITH_NUMBERS} {joined} where {self._in_reach}"
+        source = f"({self._transactions}) as t {_WITH_NUMBERS} {joined}"
+        return f"select {', '.join(columns)} from {source} where {self._in_reach}"
 
     @property
     def arrivals(self) -> str:
