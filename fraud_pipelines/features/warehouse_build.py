@@ -35,8 +35,9 @@ from fraud_pipelines.features.warehouse_read import Columns, Reading, number, re
 if TYPE_CHECKING:
     import duckdb
 
-# What a transaction that is read takes in memory, its merchant's features included.
-_ROW_BYTES = 500
+# What a transaction that is read takes in memory, its merchant's features included; what DuckDB takes to join it.
+_ROW_BYTES, _JOINED_BYTES = 500, 200
+_LEAST_MEMORY = 500 * 10**6
 # Transactions whose features leave at once: 8 bytes per feature each.
 BATCH_ROWS = 50_000
 
@@ -109,6 +110,8 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     rows, arrivals = reading.count()
     count = -(-rows // most_rows_at_once())
+    # More than the profile's is for many rows alone: joining them on disk costs twice the time.
+    connection.execute(f"set memory_limit = '{max(_LEAST_MEMORY, rows // count * _JOINED_BYTES) // 2**20}MiB'")
     lines, buckets = (
         _dealt(connection, reading, count) if count > 1 else _read_whole(connection, reading, rows, arrivals)
     )
@@ -188,7 +191,7 @@ def _dealt(connection: duckdb.DuckDBPyConnection, reading: Reading, count: int) 
 def most_rows_at_once() -> int:
     """Transactions that may be in memory together: what fits half of the machine's, and never less than a million."""
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return max(1_000_000, half // _ROW_BYTES)
+    return max(1_000_000, half // (_ROW_BYTES + _JOINED_BYTES))
 
 
 def _parts(buckets: Iterable[Bucket], engine: EntityEngine, entity: str, entities: int) -> Iterator[_Part]:

@@ -48,6 +48,6 @@ def test_buckets_and_batches_do_not_show(database, monkeypatch, days, rows_at_on
 def test_what_is_read_at_once_fits_half_of_the_machine(monkeypatch):
     sizes = {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 4096}  # 16 GiB
     monkeypatch.setattr(warehouse_build.os, "sysconf", sizes.get)
-    assert warehouse_build.most_rows_at_once() == 17_179_869  # 500 bytes each
+    assert warehouse_build.most_rows_at_once() == 12_271_335  # 700 bytes each
     sizes["SC_PHYS_PAGES"] = 1024
     assert warehouse_build.most_rows_at_once() == 1_000_000
