@@ -35,7 +35,7 @@ def rows_of(database, since=None, until=None):
 
 
 @pytest.mark.parametrize("days", [None, (40, 41)], ids=["everything", "one day"])
-@pytest.mark.parametrize(("rows_at_once", "batch_rows"), [(10_000, 50), (200, 10_000), (1, 1)])
+@pytest.mark.parametrize(("rows_at_once", "batch_rows"), [(10_000, 50), (200, 10_000), (40, 1)])
 def test_buckets_and_batches_do_not_show(database, monkeypatch, days, rows_at_once, batch_rows):
     window = (None, None) if days is None else tuple(START + timedelta(days=day) for day in days)
     whole = rows_of(database, *window)
