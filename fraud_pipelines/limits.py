@@ -56,6 +56,8 @@ PARITY_ABSENT_SHARE = 0.05
 # Source: on the handbook's data an informed Bayes-like ceiling is 0.77, one week's noise 0.02 (1 sd); 0.82 is beyond
 # both.
 AVERAGE_PRECISION_ALARM = 0.82
+# The same for the mean of several weeks, whose noise is smaller.
+MEAN_AVERAGE_PRECISION_ALARM = 0.79
 
 # Share of a window's transactions without a label, above which the labelled rows no longer stand for the window:
 # chargebacks arrive before genuine payments are called genuine. Own choice.
