@@ -213,9 +213,9 @@ def _facts(session: Session, decisions: Sequence[Decision], day: datetime, as_of
         "select t.transaction_id, t.event_time, t.amount_minor, t.customer_id, l.is_fraud "
         f"from {tables.TRANSACTIONS.name} t left join ("
         "select transaction_id, is_fraud, "
-        "row_number() over (partition by transaction_id order by known_at desc) as age "
+        "row_number() over (partition by transaction_id order by known_at desc) as newest "
         f"from {tables.LABELS.name} where known_at <= :as_of and event_time >= :since and event_time < :until"
-        ") l on l.transaction_id = t.transaction_id and l.age = 1 "
+        ") l on l.transaction_id = t.transaction_id and l.newest = 1 "
         "where t.event_time >= :since and t.event_time < :until order by t.event_time, t.transaction_id",
         since=day,
         until=day + DAY,

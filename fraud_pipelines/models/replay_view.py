@@ -9,7 +9,7 @@ from fraud_pipelines.models.replay_summary import Money, Summary
 from fraud_pipelines.terminal import heading, output, table
 
 _MONEY_WORDS = {
-    "fraud_amount": "fraud amount",
+    "fraud_amount": "amount of frauds",
     "fraud_blocked": "  stopped by BLOCK",
     "fraud_reviewed": "  sent to REVIEW",
     "fraud_missed": "  missed",

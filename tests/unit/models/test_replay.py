@@ -217,8 +217,11 @@ def summarize_unlabelled(result: Replay) -> int:
     return int(result.rows["is_fraud"].isna().sum())
 
 
-def test_of_several_labels_the_latest_known_counts(warehouse, ledger, bundles, tmp_path):
-    again = open_warehouse(f"duckdb:///{tmp_path / 'again.duckdb'}")
+@pytest.mark.parametrize("backend", ["duckdb", "postgresql"])
+def test_of_several_labels_the_latest_known_counts(ledger, bundles, tmp_path, backend, request):
+    is_embedded = backend == "duckdb"
+    url = f"duckdb:///{tmp_path / 'again.duckdb'}" if is_embedded else request.getfixturevalue("fresh_postgres_url")
+    again = open_warehouse(url)
     row = warehouse_row("t0", SINCE.isoformat())
     arrivals = [
         label("t0", SINCE.isoformat(), "2025-03-02", is_fraud=True),
