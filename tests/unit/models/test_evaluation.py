@@ -14,7 +14,13 @@ from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models.evaluation import evaluate, policy_metrics, read_evaluation, write_evaluation
+from fraud_pipelines.models.evaluation import (
+    evaluate,
+    metric_intervals,
+    policy_metrics,
+    read_evaluation,
+    write_evaluation,
+)
 from fraud_pipelines.models.policy import Thresholds
 from fraud_pipelines.models.splits import TEST
 from fraud_pipelines.warehouse import open_warehouse
@@ -103,6 +109,7 @@ def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_ro
         again = read_evaluation(session, "1", WINDOW["as_of"])
         assert again is not None
         assert again.metrics == undefined.metrics
+        assert again.intervals == undefined.intervals != {}
         assert (again.rows, again.fraud_count, again.since, again.until, again.as_of) == (
             (result.rows, result.fraud_count, *WINDOW.values())
         )
@@ -118,3 +125,17 @@ def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_ro
         earlier = read_evaluation(session, "1", WINDOW["as_of"])
         assert earlier is not None
         pd.testing.assert_frame_equal(earlier.scores, result.scores, check_dtype=False)
+
+
+def test_an_evaluation_has_the_intervals_of_its_own_scores_and_stores_them(bundle, judged_rows):
+    result = evaluate(bundle, judged_rows, **WINDOW)
+    scores = result.scores
+    probabilities = scores["fraud_probability"].to_numpy()
+    assert result.intervals == metric_intervals(result.metrics, scores, probabilities, bundle.thresholds)
+    assert result.intervals["average_precision"].upper == result.metrics["average_precision"] == pytest.approx(1.0)
+    table = result.table("1").set_index("metric")
+    assert table.loc["brier", "lower"] == result.intervals["brier"].lower < table.loc["brier", "value"]
+    assert table.loc["brier", "upper"] == result.intervals["brier"].upper > table.loc["brier", "value"]
+    few = evaluate(bundle, judged_rows[judged_rows["event_time"] < datetime(2026, 2, 19)], **WINDOW)
+    assert few.intervals == {}
+    assert few.table("1")["lower"].isna().all()
