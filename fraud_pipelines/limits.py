@@ -50,6 +50,9 @@ PROMOTION_MARGIN = 0.02
 # (1998), section 5.5: a one-sided test at half the conventional 5 %, so that it agrees with the 95 % interval printed.
 PROMOTION_P_VALUE = 0.025
 
+# Confidence of the interval printed beside a test metric. Source: convention.
+INTERVAL_CONFIDENCE = 0.95
+
 # Days an interval or a paired test needs. Own choice: n days give C(2n - 1, n) different resamples, 126 for five days
 # and 35 for four, of which a tail of 2.5 % is less than one.
 FEWEST_BOOTSTRAP_DAYS = 5

@@ -1,5 +1,6 @@
 """Judging a bundle on rows it has not seen, the same rows for candidate and champion."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -59,6 +60,24 @@ class Evaluation:
                 "until": pd.Timestamp(self.until).as_unit("us"),
             }
         )
+
+
+def metrics_table(judged: Mapping[str, Evaluation]) -> str:
+    """Markdown: one row per metric, one column per version, such as 0.7123 (0.6901 to 0.7340)."""
+    versions = list(judged)
+    lines = [f"| metric | {' | '.join(f'version {name}' for name in versions)} |", "|---" * (len(versions) + 1) + "|"]
+    for metric in judged[versions[0]].metrics:
+        cells = [
+            _with_interval(judged[name].metrics.get(metric), judged[name].intervals.get(metric)) for name in judged
+        ]
+        lines.append(f"| {metric} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_interval(value: float | None, bounds: Interval | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f} ({bounds.lower:.4f} to {bounds.upper:.4f})" if bounds else f"{value:.4f}"
 
 
 def evaluate(

@@ -21,7 +21,6 @@ from fraud_pipelines.models.metrics import CALIBRATION_BINS, calibration_bin
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
-CONFIDENCE = 0.95
 # The outermost quantile needed, for five days, is 0.1 %: two of 2,000.
 RESAMPLES = 2_000
 SEED = 0
@@ -31,7 +30,7 @@ AT_ONCE = 200
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of a 95 % interval, in the unit of its metric."""
+    """Bounds of a 95 % interval (limits.INTERVAL_CONFIDENCE), in the unit of its metric."""
 
     lower: float
     upper: float
@@ -192,7 +191,7 @@ def average_precision_gain(ours: RankedDays, theirs: RankedDays, copies: np.ndar
 
 
 def _percentiles(value: float, values: np.ndarray, days: int) -> Interval:
-    student = stdtrit(days - 1, (1 + CONFIDENCE) / 2)
+    student = stdtrit(days - 1, (1 + limits.INTERVAL_CONFIDENCE) / 2)
     tail = float(ndtr(-student * np.sqrt(days / (days - 1))))
     lower, upper = np.nanquantile(values, [tail, 1 - tail])
     return Interval(min(float(lower), value), max(float(upper), value))

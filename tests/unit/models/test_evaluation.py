@@ -17,10 +17,12 @@ from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models.evaluation import (
     evaluate,
     metric_intervals,
+    metrics_table,
     policy_metrics,
     read_evaluation,
     write_evaluation,
 )
+from fraud_pipelines.models.intervals import Interval
 from fraud_pipelines.models.policy import Thresholds
 from fraud_pipelines.models.splits import TEST
 from fraud_pipelines.warehouse import open_warehouse
@@ -139,3 +141,20 @@ def test_an_evaluation_has_the_intervals_of_its_own_scores_and_stores_them(bundl
     few = evaluate(bundle, judged_rows[judged_rows["event_time"] < datetime(2026, 2, 19)], **WINDOW)
     assert few.intervals == {}
     assert few.table("1")["lower"].isna().all()
+
+
+def test_the_metrics_table_has_a_column_per_version_and_says_what_is_undefined(bundle, judged_rows):
+    result = evaluate(bundle, judged_rows, **WINDOW)
+    small = dataclasses.replace(
+        result,
+        metrics={"roc_auc": 0.91234, "brier": None, "flagged_recall": 0.5},
+        intervals={"roc_auc": Interval(0.9, 0.95)},
+    )
+    other = dataclasses.replace(small, metrics={"roc_auc": 0.8}, intervals={})
+    assert metrics_table({"3": small, "1": other}).splitlines() == [
+        "| metric | version 3 | version 1 |",
+        "|---|---|---|",
+        "| roc_auc | 0.9123 (0.9000 to 0.9500) | 0.8000 |",
+        "| brier | undefined | undefined |",
+        "| flagged_recall | 0.5000 | undefined |",
+    ]
