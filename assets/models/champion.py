@@ -31,6 +31,7 @@ class PromotionConfig(dg.Config):
     deps=[keys.EVALUATION, keys.CUSTOMERS],
     kinds={"python", "mlflow"},
     owners=["team:fraud-models"],
+    tags={"pii": "true"},
     pool="warehouse",
 )
 def champion(

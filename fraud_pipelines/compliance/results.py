@@ -139,7 +139,8 @@ def fairness(facts: ReportFacts) -> Iterator[Block]:
     known = group.rows[group.rows["group_name"] != UNKNOWN]
     yield Paragraph(
         (
-            "Attributes are used here only; none is a feature. Flagged means sent to review or blocked. Groups below ",
+            "Attributes are used here and at the promotion gate, to judge; none is a feature. Flagged means sent to "
+            "review or blocked. Groups below ",
             facts.thresholds.first("Smallest readable group (rows)", "FAIRNESS_MIN_ROWS", "count"),
             " transactions are listed with their counts and no rates, and a true positive rate needs ",
             facts.thresholds.first("Fewest frauds for a rate", "FAIRNESS_MIN_FRAUDS", "count"),

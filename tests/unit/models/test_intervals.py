@@ -211,6 +211,36 @@ def test_every_metric_has_an_interval_around_it_when_days_suffice():
         assert bounds.lower < bounds.upper, name
 
 
+def test_each_interval_is_that_of_its_own_metric_on_the_rows_drawn(monkeypatch):
+    rows = sample()
+    scores, day = rows["score"].to_numpy(), intervals.day_numbers(rows["event_time"])
+    copies = draw_days(14, resamples=40)
+    monkeypatch.setattr(intervals, "draw_days", lambda days: copies)
+    daily = metrics.card_precision_by_day(rows["event_time"], rows["card_id"], rows["is_fraud"].to_numpy(), scores)
+    slow = []
+    for draw in copies.astype(int):
+        chosen = np.repeat(np.arange(len(day)), draw[day])
+        drawn = rows.iloc[chosen].reset_index(drop=True)
+        of_draw = {**ranking_metrics(drawn, scores[chosen]), **policy_metrics(drawn, scores[chosen], THRESHOLDS)}
+        slow.append(of_draw | {"card_precision_at_100": np.repeat(daily, draw).mean()})
+    values = values_of(rows)
+    found = metric_intervals(values, rows, scores, THRESHOLDS)
+    # Every day has frauds, and rows sent to review; on two days of the 14 no row is blocked.
+    assert len(set(day[scores >= THRESHOLDS.block])) == 12
+    for name, of_draws in pd.DataFrame(slow).items():
+        # Φ(-2.20099 √(12/11)) for 12 days, Φ(-2.16037 √(14/13)) for 14; a draw without blocked rows has no precision.
+        tail = 0.01075661 if name == "block_precision" else 0.0124833
+        lower, upper = np.nanquantile(of_draws.astype(float), [tail, 1 - tail])
+        assert found[name].lower == pytest.approx(min(lower, values[name]), abs=1e-6), name
+        assert found[name].upper == pytest.approx(max(upper, values[name]), abs=1e-6), name
+
+
+def test_an_interval_contains_the_metric_also_where_draws_lean_to_one_side():
+    constant = intervals.mean_of_days(np.ones(7))
+    assert interval(1.5, constant, draw_days(7), days_that_count=7) == Interval(1.0, 1.5)
+    assert interval(0.5, constant, draw_days(7), days_that_count=7) == Interval(0.5, 1.0)
+
+
 def test_frauds_on_few_days_leave_fraud_metrics_without_interval_and_others_with():
     rows = sample()
     day = intervals.day_numbers(rows["event_time"])
@@ -269,9 +299,9 @@ def test_the_gain_equals_metrics_of_rows_drawn_for_both_models():
             - 1
         )
     gain = average_precision_gain(better, worse, copies)
-    # 14 days: the tail of the expanded interval is Φ(-2.1604 √(14/13)) = 0.01248.
+    # 14 days: the tail of the expanded interval is Φ(-2.1604 √(14/13)) = 0.012483.
     np.testing.assert_allclose(
-        [gain.interval.lower, gain.interval.upper], np.quantile(slow, [0.01248, 0.98752]), atol=1e-5
+        [gain.interval.lower, gain.interval.upper], np.quantile(slow, [0.0124833, 0.9875167]), atol=1e-5
     )
 
 
