@@ -249,9 +249,11 @@ def _fairness(gap: RateGap | None, limit: float) -> Gate:
     if gap is None:
         words = "does not apply: no customer attribute has two groups with enough test rows to compare"
         return Gate(name, None, limit, True, words)
+    beyond = (
+        f"a factor of {gap.certain_ratio:.2f} is beyond chance" if gap.certain_ratio > 1 else "chance can explain it"
+    )
     words = (
         f"{gap.attribute.replace('_', ' ')}: {gap.largest:.2%} of genuine payments stopped in {gap.largest_group}, "
-        f"{gap.smallest:.2%} in {gap.smallest_group}; a factor of {gap.certain_ratio:.2f} is beyond chance, at most "
-        f"{limit:g} is allowed"
+        f"{gap.smallest:.2%} in {gap.smallest_group}; {beyond}, a factor of at most {limit:g} is allowed"
     )
     return Gate(name, gap.certain_ratio, limit, gap.certain_ratio <= limit, words)

@@ -167,6 +167,19 @@ def test_evaluations_compare_equal_rows_whatever_their_index():
     assert decide(promotion_gates(evaluation(), replace(CHAMPION, scores=shuffled_index))) == "promote"
 
 
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1.3, "a factor of 1.30 is beyond chance"), (0.85, "chance can explain it")]
+)
+def test_the_fairness_gate_names_groups_rates_and_what_chance_leaves(ratio, said):
+    gate = next(
+        g for g in promotion_gates(evaluation(), None, unfairness=_gap(ratio)) if g.name == "groups_are_stopped_alike"
+    )
+    assert gate.words == (
+        "age band: 4.00% of genuine payments stopped in 65+, 2.00% in 25-34; "
+        f"{said}, a factor of at most 1.25 is allowed"
+    )
+
+
 def test_the_widest_gap_joins_test_rows_to_customers(tmp_path: Path):
     judged = evaluation(26, days=25)  # 2,550 rows: 26 of 51 genuine rows of each day are stopped
     count = len(judged.scores)
