@@ -5,9 +5,9 @@
     python benchmarks/models.py payments.csv --mapping sparkov --test-weeks 2020-06-01,2020-06-08
     python benchmarks/models.py --quick                                       # simulated, small: does it work
 
-The protocol is the Fraud Detection Handbook's, prequential: for each test week a model is trained on what was known when
-the week began, labels a week late, and judged on the week's transactions of cards not yet known as compromised. Training
-runs at the defaults that `fraud train` has.
+The protocol is the Fraud Detection Handbook's, prequential: for each test week a model is trained on what was known
+when the week began, labels a week late, and judged on the week's transactions of cards not yet known as compromised.
+Training runs at the defaults that `fraud train` has.
 
 Prints progress on stderr and one JSON object on stdout:
 

@@ -46,6 +46,22 @@ FEWEST_TEST_FRAUDS = 30
 # retraining services (there on F1, which depends on a threshold).
 PROMOTION_MARGIN = 0.02
 
+# A gain counts as real when the one-sided p-value of the paired day-block bootstrap is at most this. Source: ICH E9
+# (1998), section 5.5: a one-sided test at half the conventional 5 %, so that it agrees with the 95 % interval printed.
+PROMOTION_P_VALUE = 0.025
+
+# Confidence of the interval printed beside a test metric. Source: convention.
+INTERVAL_CONFIDENCE = 0.95
+
+# Days an interval or a paired test needs. Own choice: n days give C(2n - 1, n) different resamples, 126 for five days
+# and 35 for four, of which a tail of 2.5 % is less than one.
+FEWEST_BOOTSTRAP_DAYS = 5
+
+# Expected calibration error over the fraud share of the test rows. Own choice: the error is at least the distance of
+# the mean probability from the fraud share, so a model that expects half as many frauds as there are, or half as many
+# again, is never promoted. Relative, because a portfolio with 0.1 % fraud and one with 5 % need different absolutes.
+CALIBRATION_ERROR_PER_FRAUD_SHARE = 0.5
+
 # Days of served traffic whose feature parity a promotion looks at. Own choice: one week of weekdays and weekend, so
 # that a mismatch fixed a week ago no longer blocks.
 PARITY_DAYS = 7

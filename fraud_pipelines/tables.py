@@ -117,6 +117,8 @@ EVALUATIONS = Table(
         "as_of": _required(TIMESTAMP, "Moment of the evaluation: only labels known by then count."),
         "metric": _required(TEXT, "Name of the metric."),
         "value": Column(DOUBLE, "Its value; null where it is undefined on this sample."),
+        "lower": Column(DOUBLE, "Lower bound of its 95 % interval (day-block bootstrap); null with too few days."),
+        "upper": Column(DOUBLE, "Upper bound of that interval."),
         "rows": _required(BIGINT, "Rows it was computed on."),
         "fraud_count": _required(BIGINT, "Frauds among them."),
         "since": _required(TIMESTAMP, "First moment of the test window, inclusive."),

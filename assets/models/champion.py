@@ -6,7 +6,8 @@ from pydantic import Field
 from fraud_pipelines import tables
 from fraud_pipelines.errors import MissingPartition, NoChampion, PromotionRefused
 from fraud_pipelines.models.evaluation import read_evaluation
-from fraud_pipelines.models.promotion import promote, promotion_gates, served_parity
+from fraud_pipelines.models.gates import promotion_gates, served_parity, widest_gap
+from fraud_pipelines.models.promotion import promote
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.training_set import read_split
 from fraud_pipelines.orchestration import keys
@@ -27,9 +28,10 @@ class PromotionConfig(dg.Config):
 @dg.asset(
     key=keys.CHAMPION,
     group_name="models",
-    deps=[keys.EVALUATION],
+    deps=[keys.EVALUATION, keys.CUSTOMERS],
     kinds={"python", "mlflow"},
     owners=["team:fraud-models"],
+    tags={"pii": "true"},
     pool="warehouse",
 )
 def champion(
@@ -58,6 +60,7 @@ def champion(
             )
         rival = read_evaluation(session, present, as_of) if present is not None and present != version else None
         served = served_parity(session, rows, as_of)
+        unfairness = widest_gap(session, challenger, version, models.load(version).thresholds)
     if rival is None and present is not None and present != version:
         raise MissingPartition(
             f"{tables.EVALUATIONS.name} has no row of champion {present} as of {as_of}. Run: fraud train"
@@ -65,6 +68,7 @@ def champion(
     gates = promotion_gates(
         challenger,
         rival,
+        unfairness=unfairness,
         served=served,
         failed_data_checks=failing_blocking_checks(context.instance, GUARDED),
     )

@@ -6,7 +6,7 @@ import pandas as pd
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, NoChampion
 from fraud_pipelines.evidence import hash_rows
-from fraud_pipelines.models.evaluation import evaluate, write_evaluation
+from fraud_pipelines.models.evaluation import evaluate, metrics_table, write_evaluation
 from fraud_pipelines.models.explanation import shap_summary
 from fraud_pipelines.models.plots import precision_recall_figure, roc_figure
 from fraud_pipelines.models.registry import CHALLENGER
@@ -29,6 +29,7 @@ def evaluation(
 ) -> dg.MaterializeResult:
     """One row per model version, moment and metric: the candidate, and the champion on the same rows.
 
+    Each metric has the 95 % interval of a bootstrap over whole days, where enough days bear on it.
     Only labels known at the training set's moment count. Cards already known as compromised when a day began are
     left out, as the Fraud Detection Handbook does; both kinds of omission are counted. Scores per transaction go to
     models.evaluation_scores, mean absolute SHAP values on the same rows to models.attributions.
@@ -74,6 +75,7 @@ def evaluation(
             "data_hash": hash_rows(ours.scores),
             "model_version": version,
             "fraud_count": ours.fraud_count,
+            "metrics": dg.MarkdownMetadataValue(metrics_table(judged)),
             **{name: value for name, value in ours.metrics.items() if value is not None},
             **{f"left_out_{name}": count for name, count in ours.excluded.items()},
             **(

@@ -28,7 +28,7 @@ def fairness(context: dg.AssetExecutionContext, warehouse: WarehouseResource) ->
 
     Same four weeks and mature labels as performance, each version on the transactions it scored. Small groups are
     listed with their counts and no rates; a source without customer attributes gives one group, `unknown`, per
-    attribute. Attributes are read here and nowhere before.
+    attribute. Attributes are read here and at the promotion gate, to judge only.
     """
     days = window_of(context).days()
     ends = [day.until for day in days]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from fraud_pipelines.compliance.blocks import NOT_AVAILABLE, Block, Fact, Grid, Paragraph, Part
+from fraud_pipelines.compliance.blocks import NOT_AVAILABLE, Block, Fact, Grid, Paragraph, Part, as_text
 from fraud_pipelines.compliance.facts import Sourced
 
 Rows = tuple[tuple[Part, ...], ...]
@@ -51,9 +51,16 @@ def grid_or_missing(
 
 
 def metric_fact(group: Sourced, version: str, metric: str, label: str) -> Fact:
-    """One metric of one version from models.evaluations; not available where it is missing or undefined."""
+    """One metric of one version from models.evaluations, such as 0.7123 (0.6901 to 0.7340) where it has an interval.
+
+    Not available where the metric is missing or undefined.
+    """
     rows = group.rows[(group.rows["model_version"] == version) & (group.rows["metric"] == metric)]
-    return group.fact(label, rows["value"].iloc[0] if len(rows) else None, metric_style(metric))
+    style = metric_style(metric)
+    if rows.empty or rows[["value", "lower", "upper"]].iloc[0].isna().any():
+        return group.fact(label, rows["value"].iloc[0] if len(rows) else None, style)
+    value, lower, upper = (as_text(rows[column].iloc[0], style) for column in ("value", "lower", "upper"))
+    return group.fact(label, f"{value} ({lower} to {upper})", "text")
 
 
 def metric_style(metric: str) -> str:

@@ -239,8 +239,11 @@ def _verdict(block: blocks.Verdict) -> Table:
 
 def _tiles(block: blocks.Tiles) -> Table:
     def value(fact: Fact) -> Text:
-        size = 13 if len(fact.text) <= 9 else 8.5
-        return Text(escape(fact.text), _style("tile_value", fontSize=size, textColor=TONES[fact.tone][0]))
+        # The interval of a metric stands below it, smaller.
+        text, has_interval, rest = fact.text.partition(" (")
+        below = f'<br/><font size="7">({escape(rest)}</font>' if has_interval else ""
+        size = 13 if len(text) <= 9 else 8.5
+        return Text(escape(text) + below, _style("tile_value", fontSize=size, textColor=TONES[fact.tone][0]))
 
     cells = [[value(fact) for fact in block.facts], [Text(escape(fact.label), _style("tile")) for fact in block.facts]]
     table = Table(cells, colWidths=[TEXT_WIDTH / len(block.facts)] * len(block.facts))

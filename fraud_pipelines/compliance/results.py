@@ -84,15 +84,26 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
         group.fact("Version", f"version {name}" + (" (this)" if name == facts.model_version else ""), "text")
         for name in columns
     )
-    share = 0.52 / len(columns)
+    share = 0.66 / len(columns)
     yield from grid_or_missing(
         group,
         "Out-of-time metrics",
         ("Metric", *names),
         rows,
-        (0.48, *(share for _ in columns)),
+        (0.34, *(share for _ in columns)),
         "l" + "r" * len(columns),
     )
+    if own["lower"].notna().any():
+        yield Paragraph(
+            (
+                "In brackets: the interval at a confidence of ",
+                facts.thresholds.first("Confidence of intervals", "INTERVAL_CONFIDENCE", "share"),
+                ", from a bootstrap over whole days. A metric with fewer than ",
+                facts.thresholds.first("Fewest days for an interval", "FEWEST_BOOTSTRAP_DAYS", "count"),
+                " days that bear on it has none.",
+            ),
+            style="note",
+        )
     monitored = facts.performance
     values = monitored.rows.set_index("metric")["value"]
     rows = tuple(
@@ -128,7 +139,8 @@ def fairness(facts: ReportFacts) -> Iterator[Block]:
     known = group.rows[group.rows["group_name"] != UNKNOWN]
     yield Paragraph(
         (
-            "Attributes are used here only; none is a feature. Flagged means sent to review or blocked. Groups below ",
+            "Attributes are used here and at the promotion gate, to judge; none is a feature. Flagged means sent to "
+            "review or blocked. Groups below ",
             facts.thresholds.first("Smallest readable group (rows)", "FAIRNESS_MIN_ROWS", "count"),
             " transactions are listed with their counts and no rates, and a true positive rate needs ",
             facts.thresholds.first("Fewest frauds for a rate", "FAIRNESS_MIN_FRAUDS", "count"),

@@ -1,5 +1,6 @@
 """Judging a bundle on rows it has not seen, the same rows for candidate and champion."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,22 +10,25 @@ import pandas as pd
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models import metrics
+from fraud_pipelines.models import intervals, metrics
 from fraud_pipelines.models.bundle import Bundle
-from fraud_pipelines.models.policy import APPROVE, BLOCK, REVIEW, CostMatrix, Thresholds, expected_cost
+from fraud_pipelines.models.intervals import Interval, RankedDays, Statistic
+from fraud_pipelines.models.policy import APPROVE, BLOCK, REVIEW, CostMatrix, Thresholds, payment_costs
 from fraud_pipelines.warehouse import Session
 
 AVERAGE_PRECISION = "average_precision"
 RECALL_AT_1PCT = "recall_at_1pct_fpr"
+CALIBRATION_ERROR = "calibration_error"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics and scores of one model on one set of test rows.
 
-    `metrics` values are None where the sample does not define them. `scores` has transaction_id, event_time, card_id,
-    amount_minor, is_fraud and fraud_probability. `excluded` counts the test rows left out, by reason.
-    Curve points are (recall, precision) and (false positive rate, recall).
+    `metrics` values are None where the sample does not define them. `intervals` has the 95 % day-block bootstrap
+    interval of each metric, but for those undefined or with too few days that bear on them. `scores` has
+    transaction_id, event_time, card_id, amount_minor, is_fraud and fraud_probability. `excluded` counts the test rows
+    left out, by reason. Curve points are (recall, precision) and (false positive rate, recall).
     """
 
     metrics: dict[str, float | None]
@@ -37,21 +41,43 @@ class Evaluation:
     excluded: dict[str, int]
     precision_recall: list[tuple[float, float]] = field(repr=False)
     roc: list[tuple[float, float]] = field(repr=False)
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
     def table(self, model_version: str) -> pd.DataFrame:
         """Rows of models.evaluations."""
+        bounds = [self.intervals.get(name) for name in self.metrics]
         return pd.DataFrame(
             {
                 "model_version": model_version,
                 "as_of": pd.Timestamp(self.as_of).as_unit("us"),
                 "metric": list(self.metrics),
-                "value": pd.array([self.metrics[name] for name in self.metrics], dtype="Float64"),
+                "value": pd.array(list(self.metrics.values()), dtype="Float64"),
+                "lower": pd.array([found.lower if found else None for found in bounds], dtype="Float64"),
+                "upper": pd.array([found.upper if found else None for found in bounds], dtype="Float64"),
                 "rows": self.rows,
                 "fraud_count": self.fraud_count,
                 "since": pd.Timestamp(self.since).as_unit("us"),
                 "until": pd.Timestamp(self.until).as_unit("us"),
             }
         )
+
+
+def metrics_table(judged: Mapping[str, Evaluation]) -> str:
+    """Markdown: one row per metric, one column per version, such as 0.7123 (0.6901 to 0.7340)."""
+    versions = list(judged)
+    lines = [f"| metric | {' | '.join(f'version {name}' for name in versions)} |", "|---" * (len(versions) + 1) + "|"]
+    for metric in judged[versions[0]].metrics:
+        cells = [
+            _with_interval(judged[name].metrics.get(metric), judged[name].intervals.get(metric)) for name in judged
+        ]
+        lines.append(f"| {metric} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_interval(value: float | None, bounds: Interval | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f} ({bounds.lower:.4f} to {bounds.upper:.4f})" if bounds else f"{value:.4f}"
 
 
 def evaluate(
@@ -93,11 +119,11 @@ def evaluate(
     scores = rows[["transaction_id", "event_time", "card_id", "amount_minor", "is_fraud"]].assign(
         fraud_probability=probabilities
     )
+    costs = bundle.policy.costs if bundle.policy else None
+    values = {**ranking_metrics(rows, probabilities), **policy_metrics(rows, probabilities, bundle.thresholds, costs)}
     return Evaluation(
-        metrics={
-            **ranking_metrics(rows, probabilities),
-            **policy_metrics(rows, probabilities, bundle.thresholds, bundle.policy.costs if bundle.policy else None),
-        },
+        metrics=values,
+        intervals=metric_intervals(values, rows, probabilities, bundle.thresholds, costs),
         rows=len(rows),
         fraud_count=int(truth.sum()),
         since=since,
@@ -125,7 +151,7 @@ def ranking_metrics(rows: pd.DataFrame, probabilities: np.ndarray) -> dict[str, 
         "recall_at_5pct_fpr": metrics.recall_at_false_positive_rate(truth, probabilities, 0.05),
         "card_precision_at_100": metrics.card_precision_at_k(rows["event_time"], rows["card_id"], truth, probabilities),
         "brier": metrics.brier(truth, probabilities),
-        "calibration_error": metrics.calibration_error(truth, probabilities),
+        CALIBRATION_ERROR: metrics.calibration_error(truth, probabilities),
     }
 
 
@@ -142,30 +168,76 @@ def policy_metrics(
         rows: columns is_fraud, amount_minor; shape (n, ...).
         costs: the cost matrix; None is the default one.
     """
+    ratios = policy_ratios(rows, probabilities, thresholds, costs)
+    return {
+        name: float(part.sum() / whole.sum()) if whole.sum() > 0 else None for name, (part, whole) in ratios.items()
+    }
+
+
+def policy_ratios(
+    rows: pd.DataFrame, probabilities: np.ndarray, thresholds: Thresholds, costs: CostMatrix | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each metric of `policy_metrics` as two numbers per row, part and whole: it is Σ part / Σ whole."""
     truth = rows["is_fraud"].to_numpy(bool)
     amount = rows["amount_minor"].to_numpy(np.float64)
     decisions = thresholds.decide(probabilities)
     blocked, reviewed = decisions == BLOCK, decisions == REVIEW
     flagged = blocked | reviewed
     matrix = costs or CostMatrix()
-    cost = expected_cost(truth, amount, decisions, matrix)
-    of_approving = expected_cost(truth, amount, np.full(len(truth), APPROVE, dtype=object), matrix)
-    return {
-        "block_precision": _share(truth & blocked, blocked),
-        "block_recall": _share(truth & blocked, truth),
-        "review_precision": _share(truth & reviewed, reviewed),
-        "review_share": _share(reviewed, np.ones_like(truth)),
-        "flagged_recall": _share(truth & flagged, truth),
-        "value_detected": _share(truth & flagged, truth, amount),
-        "cost_per_1000": 1000 * cost / len(truth) if len(truth) else None,
-        "saving_share": 1 - cost / of_approving if of_approving > 0 else None,
+    cost = payment_costs(truth, amount, decisions, matrix)
+    of_approving = payment_costs(truth, amount, np.full(len(truth), APPROVE, dtype=object), matrix)
+    every = np.ones(len(truth))
+    shares = {
+        "block_precision": (truth & blocked, blocked),
+        "block_recall": (truth & blocked, truth),
+        "review_precision": (truth & reviewed, reviewed),
+        "review_share": (reviewed, every),
+        "flagged_recall": (truth & flagged, truth),
+        "value_detected": (amount * (truth & flagged), amount * truth),
+        "cost_per_1000": (1000 * cost, every),
+        "saving_share": (of_approving - cost, of_approving),
     }
+    return {name: (part.astype(np.float64), whole.astype(np.float64)) for name, (part, whole) in shares.items()}
 
 
-def _share(part: np.ndarray, whole: np.ndarray, weight: np.ndarray | None = None) -> float | None:
-    weights = np.ones(len(whole)) if weight is None else weight
-    total = weights[whole].sum()
-    return float(weights[part].sum() / total) if total > 0 else None
+def metric_intervals(
+    values: dict[str, float | None],
+    rows: pd.DataFrame,
+    probabilities: np.ndarray,
+    thresholds: Thresholds,
+    costs: CostMatrix | None = None,
+) -> dict[str, Interval]:
+    """Day-block bootstrap interval of each ranking and policy metric that has one, all on the same draws of days.
+
+    Args:
+        values: these metrics on the same rows.
+        rows: columns event_time, card_id, amount_minor, is_fraud; shape (n, ...), n > 0.
+        probabilities: shape (n,).
+    """
+    truth, day = rows["is_fraud"].to_numpy(bool), intervals.day_numbers(rows["event_time"])
+    ranked = RankedDays(truth, probabilities, day)
+    days, days_with_frauds = len(ranked.frauds), ranked.days_with_frauds
+    daily = metrics.card_precision_by_day(rows["event_time"], rows["card_id"], truth, probabilities)
+    every = np.ones(len(truth))
+    # Per metric: how it follows from copies of days, and how many days bear on it.
+    statistics: dict[str, tuple[Statistic, int]] = {
+        AVERAGE_PRECISION: (ranked.average_precision, days_with_frauds),
+        "roc_auc": (ranked.roc_auc, days_with_frauds),
+        RECALL_AT_1PCT: (lambda copies: ranked.recall_at_false_positive_rate(copies, 0.01), days_with_frauds),
+        "recall_at_5pct_fpr": (lambda copies: ranked.recall_at_false_positive_rate(copies, 0.05), days_with_frauds),
+        "card_precision_at_100": (intervals.mean_of_days(daily), days),
+        "brier": (intervals.ratio_statistic((probabilities - truth) ** 2, every, day), days),
+        CALIBRATION_ERROR: (intervals.calibration_statistic(truth, probabilities, day), days),
+    }
+    for name, (part, whole) in policy_ratios(rows, probabilities, thresholds, costs).items():
+        days_that_count = int(np.count_nonzero(np.bincount(day, weights=whole)))
+        statistics[name] = (intervals.ratio_statistic(part, whole, day), days_that_count)
+    copies = intervals.draw_days(days)
+    found = {
+        name: intervals.interval(values[name], statistic, copies, days_that_count=bearing)
+        for name, (statistic, bearing) in statistics.items()
+    }
+    return {name: bounds for name, bounds in found.items() if bounds is not None}
 
 
 def write_evaluation(session: Session, model_version: str, evaluation: Evaluation) -> None:
@@ -214,4 +286,9 @@ def read_evaluation(session: Session, model_version: str, as_of: datetime) -> Ev
         excluded={},
         precision_recall=metrics.precision_recall_points(truth, probabilities),
         roc=metrics.roc_points(truth, probabilities),
+        intervals={
+            name: Interval(float(lower), float(upper))
+            for name, lower, upper in zip(rows["metric"], rows["lower"], rows["upper"], strict=True)
+            if pd.notna(lower) and pd.notna(upper)
+        },
     )

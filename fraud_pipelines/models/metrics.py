@@ -49,8 +49,11 @@ def average_precision(is_fraud: np.ndarray, scores: np.ndarray) -> float | None:
     counts = count_by_threshold(is_fraud, scores)
     if counts.fraud_count == 0:
         return None
+    gained = np.diff(counts.true_positives, prepend=0)
     precision = counts.true_positives / (counts.true_positives + counts.false_positives)
-    return float(np.sum(np.diff(counts.true_positives, prepend=0) * precision) / counts.fraud_count)
+    # Only the steps where recall rises: intervals.py sums the same terms in the same order, so equal to the last bit.
+    rises = gained > 0
+    return float(np.sum(gained[rises] * precision[rises]) / counts.fraud_count)
 
 
 def roc_auc(is_fraud: np.ndarray, scores: np.ndarray) -> float | None:
@@ -85,10 +88,23 @@ def card_precision_at_k(
 ) -> float | None:
     """Mean over days of the share of compromised cards among the k most suspicious cards of the day, in [0, 1].
 
-    Per UTC day, a card has its largest score and counts as compromised when one of its rows is fraud. Compromised
-    cards found leave all later days. The share is always of k, also on a day with fewer cards, so a perfect ranker
-    can stay below 1. Ties go to the smaller card identifier. None without rows.
+    None without rows. See `card_precision_by_day`.
+    """
+    shares = card_precision_by_day(event_time, card_id, is_fraud, scores, k)
+    return float(np.mean(shares)) if len(shares) else None
 
+
+def card_precision_by_day(
+    event_time: pd.Series, card_id: pd.Series, is_fraud: np.ndarray, scores: np.ndarray, k: int = CARDS_PER_DAY
+) -> np.ndarray:
+    """Share of compromised cards among the k most suspicious cards, per UTC day that has rows, in order of time.
+
+    A card has its largest score of the day and counts as compromised when one of its rows is fraud. Compromised
+    cards found leave all later days. The share is always of k, also on a day with fewer cards, so a perfect ranker
+    can stay below 1. Ties go to the smaller card identifier.
+
+    Returns:
+        Shares in [0, 1], shape (days,).
     Source: Fraud Detection Handbook, chapter 4, "Card Precision top-k".
     """
     rows = pd.DataFrame(
@@ -99,8 +115,6 @@ def card_precision_at_k(
             "score": np.asarray(scores, dtype=np.float64),
         }
     )
-    if rows.empty:
-        return None
     cards = rows.groupby(["day", "card_id"], as_index=False).agg(is_fraud=("is_fraud", "max"), score=("score", "max"))
     cards = cards.sort_values(["day", "score", "card_id"], ascending=[True, False, True])
     found: set[str] = set()
@@ -110,7 +124,7 @@ def card_precision_at_k(
         compromised = top.loc[top["is_fraud"], "card_id"]
         found.update(compromised)
         shares.append(len(compromised) / k)
-    return float(np.mean(shares))
+    return np.array(shares, dtype=np.float64)
 
 
 def brier(is_fraud: np.ndarray, probabilities: np.ndarray) -> float | None:
@@ -128,10 +142,15 @@ def calibration_error(is_fraud: np.ndarray, probabilities: np.ndarray, bins: int
     if len(probabilities) == 0:
         return None
     values = np.asarray(probabilities, dtype=np.float64)
-    bin_of = np.minimum((values * bins).astype(int), bins - 1)
+    bin_of = calibration_bin(values, bins)
     predicted = np.bincount(bin_of, weights=values, minlength=bins)
     observed = np.bincount(bin_of, weights=np.asarray(is_fraud, dtype=np.float64), minlength=bins)
     return float(np.abs(predicted - observed).sum() / len(values))
+
+
+def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Number of the equal-width bin of [0, 1] each probability falls in, 0 to bins - 1; 1.0 belongs to the last."""
+    return np.minimum((np.asarray(probabilities, dtype=np.float64) * bins).astype(int), bins - 1)
 
 
 def precision_recall_points(is_fraud: np.ndarray, scores: np.ndarray, most: int = 500) -> list[tuple[float, float]]:

@@ -264,9 +264,19 @@ def expected_cost(is_fraud: np.ndarray, amounts_minor: np.ndarray, decisions: np
     Args:
         is_fraud, amounts_minor, decisions: shape (n,); amounts in minor units, decisions APPROVE, REVIEW or BLOCK.
     """
+    return int(_steps_of(is_fraud, amounts_minor, decisions, costs).sum()) / _STEPS_PER_UNIT
+
+
+def payment_costs(
+    is_fraud: np.ndarray, amounts_minor: np.ndarray, decisions: np.ndarray, costs: CostMatrix
+) -> np.ndarray:
+    """What each decision costs, shape (n,), in units of the currency; arguments as of `expected_cost`, their sum."""
+    return _steps_of(is_fraud, amounts_minor, decisions, costs) / _STEPS_PER_UNIT
+
+
+def _steps_of(is_fraud: np.ndarray, amounts_minor: np.ndarray, decisions: np.ndarray, costs: CostMatrix) -> np.ndarray:
     steps = _steps(np.asarray(is_fraud, dtype=bool), np.asarray(amounts_minor), costs)
-    total = sum(int(row[decisions == word].sum()) for word, row in zip(DECISIONS, steps, strict=True))
-    return total / _STEPS_PER_UNIT
+    return np.select([decisions == word for word in DECISIONS], list(steps), 0)
 
 
 def _steps(is_fraud: np.ndarray, amounts_minor: np.ndarray, costs: CostMatrix) -> np.ndarray:

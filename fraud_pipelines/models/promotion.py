@@ -1,78 +1,22 @@
-"""Who becomes champion: gates with numbers, one decision, one ledger row, and the alias that mirrors it.
+"""Who becomes champion: gates (gates.py), one decision, one ledger row, and the alias that mirrors it.
 
 The ledger is the truth (rule 9). Every service here writes its row first and moves the registry's alias after; a crash
 in between leaves an alias that is one step behind, and the next call of any of them, or of `mirror_champion`, heals it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from typing import Literal, Protocol
 
-from fraud_pipelines import limits, tables
 from fraud_pipelines.errors import NoChampion, PromotionRefused
 from fraud_pipelines.ledger.records import Promotion
-from fraud_pipelines.models.evaluation import AVERAGE_PRECISION, RECALL_AT_1PCT, Evaluation
+from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.registry import CHAMPION
-from fraud_pipelines.warehouse import Session
 
 # Gates that record how a promotion by hand came about; they say nothing about the model.
 BY_HAND = ("forced_by_hand", "gates_are_about_present_champion")
 Outcome = Literal["promote", "refuse"]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One condition with its number. `value` is None where the condition does not apply or is undefined."""
-
-    name: str
-    value: float | None
-    limit: float | None
-    passed: bool
-    words: str
-
-
-@dataclass(frozen=True)
-class GateLimits:
-    """What a candidate must reach; defaults and their sources in limits.py."""
-
-    average_precision: float = limits.AVERAGE_PRECISION_FLOOR
-    recall_at_1pct_fpr: float = limits.RECALL_FLOOR
-    labelled_rows: int = limits.FEWEST_TEST_ROWS
-    frauds: int = limits.FEWEST_TEST_FRAUDS
-    improvement: float = limits.PROMOTION_MARGIN
-
-
-@dataclass(frozen=True)
-class ServedParity:
-    """Served decisions of some days beside the warehouse: how many there were, were compared, and differed.
-
-    `compared` counts decisions, `mismatches` feature values. `first` and `last` are the days looked at.
-    """
-
-    first: datetime
-    last: datetime
-    decisions: int
-    compared: int
-    mismatches: int
-
-    @property
-    def absent_share(self) -> float:
-        """Share of the decisions that were not compared, in [0, 1]."""
-        return (self.decisions - self.compared) / self.decisions
-
-
-class ServedRow(Protocol):
-    """What a decision tells here: whether features were served with it (a fallback has none)."""
-
-    @property
-    def features(self) -> Mapping[str, float | None]: ...
-
-
-class ServedDecisions(Protocol):
-    """What the parity gate needs of the ledger."""
-
-    def decisions(self, since: datetime, until: datetime) -> Sequence[ServedRow]: ...
 
 
 class LedgerRows(Protocol):
@@ -90,79 +34,6 @@ class Aliases(Protocol):
     def set_alias(self, alias: str, version: str) -> None: ...
     def clear_alias(self, alias: str) -> None: ...
     def load(self, version: str) -> object: ...
-
-
-def promotion_gates(
-    candidate: Evaluation,
-    champion: Evaluation | None,
-    *,
-    served: ServedParity | None = None,
-    failed_data_checks: Sequence[str] = (),
-    gate_limits: GateLimits | None = None,
-) -> list[Gate]:
-    """Every gate of a candidate, passed or not, in a fixed order.
-
-    Args:
-        candidate, champion: evaluations on the same rows; None when there is no champion yet.
-        served: what was served beside the warehouse, see `served_parity`; None when nothing was served.
-        failed_data_checks: names of blocking data checks that fail now.
-    Raises:
-        PromotionRefused: the two were not evaluated on the same rows, so nothing can be compared.
-    """
-    least = gate_limits or GateLimits()
-    return [
-        _floor("average_precision_reaches_floor", candidate.metrics.get(AVERAGE_PRECISION), least.average_precision),
-        _floor("recall_reaches_floor", candidate.metrics.get(RECALL_AT_1PCT), least.recall_at_1pct_fpr),
-        _floor("enough_labelled_rows", float(candidate.rows), float(least.labelled_rows)),
-        _floor("enough_frauds", float(candidate.fraud_count), float(least.frauds)),
-        _improvement(candidate, champion, least.improvement),
-        _parity(served),
-        Gate(
-            "data_checks_pass",
-            float(len(failed_data_checks)),
-            0.0,
-            not failed_data_checks,
-            f"failing: {', '.join(failed_data_checks)}" if failed_data_checks else "no blocking data check fails",
-        ),
-    ]
-
-
-def served_parity(session: Session, ledger: ServedDecisions, as_of: datetime) -> ServedParity | None:
-    """The last PARITY_DAYS days with served features among the PARITY_WINDOW_DAYS before `as_of`, as compared.
-
-    A decision counts as compared when monitoring.parity compared one of its features; one that the warehouse does not
-    hold, or whose day was never materialized, does not. None when the ledger has no such decision.
-    """
-    served: dict[datetime, int] = {}
-    # Day by day, because a day's decisions with all their features are as much as should be in memory at once.
-    day = (as_of - timedelta(microseconds=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    for offset in range(limits.PARITY_WINDOW_DAYS):
-        since = day - timedelta(days=offset)
-        decisions = ledger.decisions(since, min(since + timedelta(days=1), as_of))
-        count = sum(1 for decision in decisions if decision.features)
-        if count:
-            served[since] = count
-        if len(served) == limits.PARITY_DAYS:
-            break
-    if not served:
-        return None
-    first, last = min(served), max(served)
-    found = session.query_arrow(
-        f"""
-        select day, max(compared_count) as compared, sum(mismatch_count) as mismatches
-        from {tables.PARITY.name} where day >= :first and day <= :last group by day
-        """,
-        first=first,
-        last=last,
-    )
-    rows = {row["day"]: row for row in found.to_pylist() if row["day"] in served}
-    return ServedParity(
-        first=first,
-        last=last,
-        decisions=sum(served.values()),
-        compared=sum(min(int(row["compared"]), served[day]) for day, row in rows.items()),
-        mismatches=sum(int(row["mismatches"]) for row in rows.values()),
-    )
 
 
 def decide(gates: Sequence[Gate]) -> Outcome:
@@ -320,58 +191,6 @@ def champions(rows: Sequence[Promotion]) -> list[str]:
         elif row.kind != "refuse":
             line.append(row.model_version)
     return line
-
-
-def _floor(name: str, value: float | None, limit: float) -> Gate:
-    if value is None:
-        return Gate(name, None, limit, False, f"undefined on this sample; at least {limit:g} is needed")
-    return Gate(name, value, limit, value >= limit, f"{value:.6g}, at least {limit:g} is needed")
-
-
-def _parity(served: ServedParity | None) -> Gate:
-    name = "served_features_match"
-    if served is None:
-        words = f"does not apply: no features were served in the {limits.PARITY_WINDOW_DAYS} days before"
-        return Gate(name, None, 0.0, True, words)
-    words = (
-        f"{served.mismatches} served feature values differ from the warehouse; {served.compared} of {served.decisions} "
-        f"decisions from {served.first:%Y-%m-%d} to {served.last:%Y-%m-%d} were compared"
-    )
-    if served.compared == 0 or served.absent_share > limits.PARITY_ABSENT_SHARE:
-        words += (
-            f", at most {limits.PARITY_ABSENT_SHARE:.0%} may be missing. Ingest those days, then run: "
-            f"fraud materialize monitoring/parity --from {served.first:%Y-%m-%d} --to {served.last:%Y-%m-%d}"
-        )
-        return Gate(name, float(served.mismatches) if served.compared else None, 0.0, False, words)
-    return Gate(name, float(served.mismatches), 0.0, served.mismatches == 0, words)
-
-
-def _improvement(candidate: Evaluation, champion: Evaluation | None, margin: float) -> Gate:
-    name = "improves_on_champion"
-    if champion is None:
-        return Gate(name, None, margin, True, "does not apply: there is no champion yet")
-    same = (
-        candidate.scores["transaction_id"]
-        .reset_index(drop=True)
-        .equals(champion.scores["transaction_id"].reset_index(drop=True))
-    )
-    if not same:
-        raise PromotionRefused(
-            f"Candidate and champion must be evaluated on the same rows, found {candidate.rows} and {champion.rows}. "
-            "Run: fraud train (it evaluates both)"
-        )
-    ours, theirs = candidate.metrics.get(AVERAGE_PRECISION), champion.metrics.get(AVERAGE_PRECISION)
-    if ours is None or not theirs:
-        return Gate(name, None, margin, bool(ours) and not theirs, "champion's or candidate's score is undefined or 0")
-    gain = ours / theirs - 1.0
-    return Gate(
-        name,
-        gain,
-        margin,
-        gain >= margin,
-        f"average precision {ours:.4f} against {theirs:.4f} on the same {candidate.rows} rows: {gain:+.2%}, "
-        f"at least {margin:+.0%} is needed",
-    )
 
 
 def _require_words(actor: str, reason: str) -> None:

@@ -179,7 +179,7 @@ class Session(ABC):
         return arrow.num_rows
 
     def create_tables(self) -> None:
-        """Create the schemas and the tables of tables.py that are missing."""
+        """Create the schemas, the tables of tables.py, and nullable columns they gained since, where missing."""
         for schema in SCHEMAS:
             self.execute(f"create schema if not exists {schema}")
         for table in TABLES.values():
@@ -189,6 +189,16 @@ class Session(ABC):
             )
             self.execute(f"create table if not exists {table.name} ({columns})")
             self.create_indexes(table)
+        schemas = ", ".join(f"'{schema}'" for schema in SCHEMAS)
+        there = self.query_arrow(
+            "select table_schema, table_name, column_name from information_schema.columns "
+            f"where table_schema in ({schemas})"
+        )
+        known = {(row["table_schema"], row["table_name"], row["column_name"]) for row in there.to_pylist()}
+        for table in TABLES.values():
+            for name, column in table.columns.items():
+                if column.nullable and (*table.name.split("."), name) not in known:
+                    self.execute(f"alter table {table.name} add column {name} {column.type}")
 
     def create_indexes(self, table: Table) -> None:  # noqa: B027 - doing nothing is a fine answer
         """Indexes that pay on this engine; none by default."""

@@ -25,7 +25,7 @@ def run(script, *arguments):
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("script", ["features.py", "parity.py", "handbook_protocol.py"])
+@pytest.mark.parametrize("script", ["features.py", "parity.py", "handbook_protocol.py", "promotion.py"])
 def test_help_shows_how_to_run_it(script):
     done = subprocess.run(
         [sys.executable, f"benchmarks/{script}", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True

@@ -68,7 +68,7 @@ class World:
         if training_set in chosen:
             config["models__training_set"] = {"config": {**WINDOWS, **windows}}
         if candidate in chosen:
-            config["models__candidate"] = {"config": {"trees": 30, **(candidate_config or {})}}
+            config["models__candidate"] = {"config": {"trees": 120, **(candidate_config or {})}}
         result = dg.materialize(
             chosen, resources=self.resources, instance=self.instance, run_config={"ops": config}, raise_on_error=True
         )
@@ -94,7 +94,7 @@ def test_the_first_good_candidate_becomes_champion_with_every_gate_on_record(tra
     rows = world.ledger.open().promotions()
     assert [(row.kind, row.actor) for row in rows] == [("promote", "pipeline")]
     assert rows[0].model_version == made["champion"]["model_version"] == made["candidate"]["model_version"]
-    assert len(rows[0].gates) == 7
+    assert len(rows[0].gates) == 9
     assert rows[0].as_of == datetime(2026, 1, 29)
     assert made["champion"]["decision"] == "promote"
     manifest = world.registry.open().download(made["champion"]["model_version"]) / "manifest.json"

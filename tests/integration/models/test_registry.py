@@ -12,8 +12,9 @@ import pytest
 from fraud_pipelines.errors import BundleCorrupt, RegistryUnavailable, UnknownVersion
 from fraud_pipelines.ledger import open_ledger
 from fraud_pipelines.models.bundle import MANIFEST, Bundle
+from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.plots import importance_figure, roc_figure
-from fraud_pipelines.models.promotion import Gate, promote, promote_by_hand, rollback
+from fraud_pipelines.models.promotion import promote, promote_by_hand, rollback
 from fraud_pipelines.models.registry import CHAMPION, Registry, open_registry
 from tests.served_models import tiny_bundle
 

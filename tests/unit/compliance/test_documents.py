@@ -71,7 +71,11 @@ def test_a_number_without_run_or_hash_is_found_and_what_is_not_available_is_not(
 def test_numbers_come_from_the_tables(facts):
     rows = evidence_rows(compliance_report(facts))
     printed = rows.groupby("label")["printed_value"].first()
-    assert printed["PR-AUC, out of time"] == "71.23 %" or printed["PR-AUC, out of time"] == "0.7123"
+    assert printed["PR-AUC, out of time"] == "0.7123 (0.6767 to 0.7479)"
+    assert printed["Recall at one percent FPR"] == "76.54 % (72.71 % to 80.37 %)"
+    assert printed["average_precision, 1"] == "0.6838"  # judged before intervals were stored
+    interval = rows.set_index("label").loc["average_precision, 3"]
+    assert (interval["asset"], interval["data_hash"]) == ("models/evaluation", facts.evaluation.evidence.data_hash)
     assert printed["Transactions"] == "6,000"
     assert printed["Left out: label not known"] == "17"
     assert printed["Training rows"] == "91,234"
@@ -232,7 +236,7 @@ def test_the_model_card_says_the_same_numbers_in_markdown(facts):
     card = render_markdown(model_card(facts))
     assert card == render_markdown(model_card(facts))
     assert card.startswith("# Model card: fraud-scorer version 3")
-    assert "|PR-AUC (average precision)|0.7123|0.6838|" in card
+    assert "|PR-AUC (average precision)|0.7123 (0.6767 to 0.7479)|0.6838|" in card
     assert "SR 26-2 (formerly SR 11-7)" in card
     assert "complies" not in card
 

@@ -14,7 +14,15 @@ from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models.evaluation import evaluate, policy_metrics, read_evaluation, write_evaluation
+from fraud_pipelines.models.evaluation import (
+    evaluate,
+    metric_intervals,
+    metrics_table,
+    policy_metrics,
+    read_evaluation,
+    write_evaluation,
+)
+from fraud_pipelines.models.intervals import Interval
 from fraud_pipelines.models.policy import CostMatrix, Thresholds
 from fraud_pipelines.models.splits import TEST
 from fraud_pipelines.warehouse import open_warehouse
@@ -112,6 +120,7 @@ def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_ro
         again = read_evaluation(session, "1", WINDOW["as_of"])
         assert again is not None
         assert again.metrics == undefined.metrics
+        assert again.intervals == undefined.intervals != {}
         assert (again.rows, again.fraud_count, again.since, again.until, again.as_of) == (
             (result.rows, result.fraud_count, *WINDOW.values())
         )
@@ -127,3 +136,34 @@ def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_ro
         earlier = read_evaluation(session, "1", WINDOW["as_of"])
         assert earlier is not None
         pd.testing.assert_frame_equal(earlier.scores, result.scores, check_dtype=False)
+
+
+def test_an_evaluation_has_the_intervals_of_its_own_scores_and_stores_them(bundle, judged_rows):
+    result = evaluate(bundle, judged_rows, **WINDOW)
+    scores = result.scores
+    probabilities = scores["fraud_probability"].to_numpy()
+    assert result.intervals == metric_intervals(result.metrics, scores, probabilities, bundle.thresholds)
+    assert result.intervals["average_precision"].upper == result.metrics["average_precision"] == pytest.approx(1.0)
+    table = result.table("1").set_index("metric")
+    assert table.loc["brier", "lower"] == result.intervals["brier"].lower < table.loc["brier", "value"]
+    assert table.loc["brier", "upper"] == result.intervals["brier"].upper > table.loc["brier", "value"]
+    few = evaluate(bundle, judged_rows[judged_rows["event_time"] < datetime(2026, 2, 19)], **WINDOW)
+    assert few.intervals == {}
+    assert few.table("1")["lower"].isna().all()
+
+
+def test_the_metrics_table_has_a_column_per_version_and_says_what_is_undefined(bundle, judged_rows):
+    result = evaluate(bundle, judged_rows, **WINDOW)
+    small = dataclasses.replace(
+        result,
+        metrics={"roc_auc": 0.91234, "brier": None, "flagged_recall": 0.5},
+        intervals={"roc_auc": Interval(0.9, 0.95)},
+    )
+    other = dataclasses.replace(small, metrics={"roc_auc": 0.8}, intervals={})
+    assert metrics_table({"3": small, "1": other}).splitlines() == [
+        "| metric | version 3 | version 1 |",
+        "|---|---|---|",
+        "| roc_auc | 0.9123 (0.9000 to 0.9500) | 0.8000 |",
+        "| brier | undefined | undefined |",
+        "| flagged_recall | 0.5000 | undefined |",
+    ]

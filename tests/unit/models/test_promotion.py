@@ -1,95 +1,31 @@
-"""Promotion: a table of cases for the gates, and a real ledger for what follows from them."""
+"""Promotion: what follows from the gates, on a real ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_pipelines import tables
 from fraud_pipelines.errors import NoChampion, PromotionRefused, UnknownVersion
-from fraud_pipelines.ledger import Decision, Ledger, Promotion, open_ledger
-from fraud_pipelines.models.evaluation import Evaluation
+from fraud_pipelines.ledger import Ledger, Promotion, open_ledger
+from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.promotion import (
-    Gate,
-    ServedParity,
     champions,
     decide,
     mirror_champion,
     promote,
     promote_by_hand,
-    promotion_gates,
     rollback,
-    served_parity,
 )
-from fraud_pipelines.warehouse import open_warehouse
 
 AS_OF = datetime(2026, 4, 1)
 WHO = {"actor": "ada", "reason": "ticket 812"}
 PASSED = [Gate("average_precision_reaches_floor", 0.5, 0.15, True, "0.5, at least 0.15 is needed")]
 FAILED = [Gate("average_precision_reaches_floor", 0.1, 0.15, False, "0.1, at least 0.15 is needed")]
-
-
-def _evaluation(average_precision: float | None = 0.6, recall: float | None = 0.7, **changes) -> Evaluation:
-    ids = pd.DataFrame({"transaction_id": ["a", "b", "c"]})
-    values = {
-        "metrics": {"average_precision": average_precision, "recall_at_1pct_fpr": recall},
-        "rows": 5000,
-        "fraud_count": 50,
-        "since": datetime(2026, 3, 11),
-        "until": datetime(2026, 3, 25),
-        "as_of": AS_OF,
-        "scores": ids,
-        "excluded": {},
-        "precision_recall": [],
-        "roc": [],
-    }
-    return Evaluation(**(values | changes))
-
-
-def _served(decisions: int = 100, compared: int = 100, mismatches: int = 0) -> ServedParity:
-    return ServedParity(datetime(2026, 3, 25), datetime(2026, 3, 31), decisions, compared, mismatches)
-
-
-@pytest.mark.parametrize(
-    ("candidate", "champion", "served", "checks", "failing"),
-    [
-        (_evaluation(), None, None, [], []),
-        (_evaluation(0.15, 0.30, rows=1000, fraud_count=30), None, _served(), [], []),
-        (_evaluation(0.1499), None, None, [], ["average_precision_reaches_floor"]),
-        (_evaluation(recall=0.2999), None, None, [], ["recall_reaches_floor"]),
-        (_evaluation(None, None), None, None, [], ["average_precision_reaches_floor", "recall_reaches_floor"]),
-        (_evaluation(rows=999), None, None, [], ["enough_labelled_rows"]),
-        (_evaluation(fraud_count=29), None, None, [], ["enough_frauds"]),
-        (_evaluation(0.5101), _evaluation(0.5), None, [], []),
-        (_evaluation(0.5099), _evaluation(0.5), None, [], ["improves_on_champion"]),
-        (_evaluation(0.5), _evaluation(0.5), None, [], ["improves_on_champion"]),
-        (_evaluation(0.5), _evaluation(None), None, [], []),
-        (_evaluation(None), _evaluation(0.5), None, [], ["average_precision_reaches_floor", "improves_on_champion"]),
-        (_evaluation(), None, _served(mismatches=1), [], ["served_features_match"]),
-        (_evaluation(), None, _served(compared=95), [], []),
-        (_evaluation(), None, _served(compared=94), [], ["served_features_match"]),
-        (_evaluation(), None, _served(compared=0), [], ["served_features_match"]),
-        (_evaluation(), None, None, ["raw/transactions:keys_are_unique"], ["data_checks_pass"]),
-    ],
-)
-def test_each_gate_passes_and_fails_by_its_own_number(candidate, champion, served, checks, failing):
-    gates = promotion_gates(candidate, champion, served=served, failed_data_checks=checks)
-    assert [gate.name for gate in gates if not gate.passed] == failing
-    assert decide(gates) == ("refuse" if failing else "promote")
-    assert len(gates) == 7
-
-
-def test_models_judged_on_different_rows_cannot_be_compared():
-    other = _evaluation(scores=pd.DataFrame({"transaction_id": ["a", "b", "d"]}))
-    with pytest.raises(PromotionRefused, match="same rows"):
-        promotion_gates(_evaluation(), other)
 
 
 def test_no_gates_at_all_are_a_refusal():
@@ -254,76 +190,3 @@ def test_the_line_of_champions_ends_with_the_present_one(events):
     rows = [Promotion(kind, version, None, "a", "r", []) for kind, version in events]
     decided = [row.model_version for row in rows if row.kind != "refuse"]
     assert champions(rows)[-1:] == decided[-1:]
-
-
-def _serve(ledger: Ledger, day: int, count: int, features: dict[str, float | None] | None = None) -> None:
-    for number in range(count):
-        moment = datetime(2026, 3, day, 12, 0, number)
-        ledger.record_decision(
-            Decision(
-                transaction_id=f"{day}-{number}",
-                event_time=moment,
-                card_id="tok_" + "0" * 32,
-                merchant_id="m1",
-                decision="APPROVE",
-                fraud_probability=0.1,
-                model_version="1",
-                bundle_digest="d" * 64,
-                thresholds={"review": 0.3, "block": 0.7},
-                reasons=[],
-                features={"amount": 1.0, "hour": 12.0} if features is None else features,
-                request={},
-                decided_at=moment,
-            )
-        )
-
-
-def _parity(day: int, compared: int, mismatched: int = 0, absent: int = 0) -> pd.DataFrame:
-    row = {"day": datetime(2026, 3, day), "compared_count": compared, "largest_difference": None,
-           "absent_count": absent}  # fmt: skip
-    features = [{"feature": "amount", "mismatch_count": mismatched}, {"feature": "hour", "mismatch_count": 0}]
-    return pd.DataFrame([row | feature for feature in features])
-
-
-def test_parity_looks_at_the_last_served_days_before_the_moment(tmp_path: Path, ledger):
-    warehouse = open_warehouse(f"duckdb:///{tmp_path / 'warehouse.duckdb'}")
-    with warehouse.session() as session:
-        # Days that only parity knows are no served days; a fallback has no features that could differ.
-        session.upsert(tables.PARITY, _parity(30, 4, 4))
-        _serve(ledger, 31, 2, features={})
-        assert served_parity(session, ledger, AS_OF) is None
-        # A mismatch on the 5th, then seven clean served days: it no longer blocks.
-        _serve(ledger, 5, 3)
-        session.upsert(tables.PARITY, _parity(5, 3, 3))
-        for day in range(6, 12):
-            _serve(ledger, day, 2)
-            session.upsert(tables.PARITY, _parity(day, 2))
-        expected = ServedParity(datetime(2026, 3, 5), datetime(2026, 3, 11), 15, 15, 3)
-        assert served_parity(session, ledger, AS_OF) == expected
-        _serve(ledger, 12, 1)
-        session.upsert(tables.PARITY, _parity(12, 1))
-        expected = ServedParity(datetime(2026, 3, 6), datetime(2026, 3, 12), 13, 13, 0)
-        assert served_parity(session, ledger, AS_OF) == expected
-        # What happens at or after the moment is not known yet; four weeks later nothing is left to look at.
-        assert served_parity(session, ledger, datetime(2026, 3, 6)).mismatches == 3
-        assert served_parity(session, ledger, datetime(2026, 4, 10)) is None
-
-
-@pytest.mark.parametrize("rows", [[], [_parity(20, 0, absent=6)]], ids=["never materialized", "all absent"])
-def test_parity_that_compared_nothing_refuses_and_says_so(tmp_path: Path, ledger, rows):
-    _serve(ledger, 20, 6)
-    with open_warehouse(f"duckdb:///{tmp_path / 'warehouse.duckdb'}").session() as session:
-        for row in rows:
-            session.upsert(tables.PARITY, row)
-        served = served_parity(session, ledger, AS_OF)
-    assert (served.decisions, served.compared, served.absent_share) == (6, 0, 1.0)
-    gate = next(g for g in promotion_gates(_evaluation(), None, served=served) if g.name == "served_features_match")
-    assert (gate.passed, gate.value) == (False, None)
-    assert "0 of 6 decisions from 2026-03-20 to 2026-03-20 were compared" in gate.words
-    assert "fraud materialize monitoring/parity --from 2026-03-20 --to 2026-03-20" in gate.words
-
-
-def test_evaluations_compare_equal_rows_whatever_their_index():
-    shuffled_index = _evaluation(0.5).scores.set_axis([7, 8, 9])
-    gates = promotion_gates(_evaluation(0.6), replace(_evaluation(0.5), scores=shuffled_index))
-    assert decide(gates) == "promote"

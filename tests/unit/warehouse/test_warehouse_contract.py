@@ -75,6 +75,19 @@ def test_upsert_replaces_by_key(warehouse):
     assert stored(warehouse) == [("a", 0.1), ("b", 0.7)]
 
 
+def test_a_table_made_before_it_gained_a_column_gains_it_and_keeps_its_rows(warehouse):
+    warehouse.execute("create schema if not exists models")
+    warehouse.execute("drop table if exists models.evaluations")
+    before = {name: column for name, column in tables.EVALUATIONS.columns.items() if name not in ("lower", "upper")}
+    warehouse.execute(f"create table models.evaluations ({', '.join(f'{n} {c.type}' for n, c in before.items())})")
+    warehouse.execute(
+        "insert into models.evaluations values ('1', :day, 'roc_auc', 0.9, 10, 1, :day, :day)", day=datetime(2026, 1, 1)
+    )
+    row = open_warehouse(warehouse.url).read(tables.EVALUATIONS).iloc[0]
+    assert (row["model_version"], row["value"], row["rows"]) == ("1", 0.9, 10)
+    assert pd.isna(row["lower"]) and pd.isna(row["upper"])
+
+
 def test_an_exception_rolls_the_whole_session_back(warehouse):
     warehouse.upsert(tables.SCORES, scores(("a", DAY_1, 0.1)))
     with pytest.raises(RuntimeError, match="half way"), warehouse.session() as session:
