@@ -4,7 +4,7 @@ import getpass
 import json
 import os
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -251,6 +251,54 @@ def champion(
             for row in ledger.promotions()
         ],
     )  # fmt: skip
+
+
+@app.command(
+    epilog="Examples:  fraud replay --version live --from 2026-03-01 --to 2026-03-31   |   "
+    "fraud replay --review 0.2 --block 0.8 --from 2026-03-01 --to 2026-03-31"
+)
+def replay(
+    since: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")],
+    until: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")],
+    version: Annotated[
+        str | None,
+        typer.Option(help="Registry version, or live: every decision by the version that made it. Default: champion."),
+    ] = None,
+    review: Annotated[float | None, typer.Option(help="REVIEW from here on. Default: the version's own.")] = None,
+    block: Annotated[float | None, typer.Option(help="BLOCK from here on. Default: the version's own.")] = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Only labels known by then count, UTC. Default: end of the range.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Decide past transactions again, with any version and thresholds: flips, money, reviews, group rates."""
+    from fraud_pipelines.models.replay import replay as replay_range
+    from fraud_pipelines.models.replay_summary import summarize
+    from fraud_pipelines.models.replay_view import show
+    from fraud_pipelines.terminal import working
+    from fraud_pipelines.warehouse import open_warehouse
+
+    if until < since:
+        raise typer.BadParameter(f"--to {until:%Y-%m-%d} lies before --from {since:%Y-%m-%d}.")
+    ledger, registry = _ledger_and_registry()
+    warehouse = open_warehouse(load_settings().warehouse_url)
+    with working("Replaying"):
+        result = replay_range(
+            warehouse,
+            ledger,
+            registry.load,
+            since=since,
+            until=until + timedelta(days=1),
+            as_of=as_of,
+            version=version,
+            review=review,
+            block=block,
+        )
+        summary = summarize(result, warehouse)
+    if as_json:
+        sys.stdout.write(json.dumps(summary.as_dict(), indent=2) + "\n")
+    else:
+        show(summary)
 
 
 @app.command(

@@ -60,6 +60,14 @@ class Settings(BaseSettings):
     code_version: str = Field(
         "", description="Version printed as evidence. Default: the package version and git commit."
     )
+    costs: str = Field(
+        "",
+        description="What decisions cost in units of the currency, such as 'review_cost=4, block_friction=30': those "
+        "of the cost matrix that differ from its defaults.",
+    )
+    reviews_per_day: float | None = Field(
+        None, ge=0, description="Payments people can review in a day. Default: one in a hundred of the daily volume."
+    )
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
 
     @field_validator("home", mode="after")

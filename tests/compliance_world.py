@@ -14,6 +14,7 @@ from fraud_pipelines.compliance.facts import LINEAGE, ModelFacts, ReportFacts, g
 from fraud_pipelines.evidence import Evidence
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Ingestion, Promotion
+from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity
 from fraud_pipelines.monitoring.drift import compare_windows
 from fraud_pipelines.monitoring.fairness import group_rates
 from fraud_pipelines.monitoring.performance import performance_rows
@@ -36,6 +37,9 @@ MODEL = ModelFacts(
     training_rows=91_234,
     training_frauds=702,
     training_data_hash="ef" * 32,
+    policy=PolicyBasis(
+        CostMatrix(), ReviewCapacity(), 142.9, datetime(2026, 2, 25), datetime(2026, 3, 4), rows=10_003, fraud_count=88
+    ),
 )
 
 
@@ -225,6 +229,8 @@ def _evaluations() -> pd.DataFrame:
         "review_share": 0.0098,
         "flagged_recall": 0.74,
         "value_detected": 0.83,
+        "cost_per_1000": 1099.6,
+        "saving_share": 0.876,
     }
     rows = [
         {

@@ -17,8 +17,11 @@ from fraud_pipelines.models.splits import TimeSplit
 CARD_NUMBER = "4000001234567899"
 
 
-def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0) -> Bundle:
-    """Twenty trees on random rows of the real spec: fraud is likely exactly where the amount is above 500."""
+def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0, noise: float = 0.0) -> Bundle:
+    """Twenty trees on random rows of the real spec: fraud is likely exactly where the amount is above 500.
+
+    With `noise` (standard deviation in units of the amount) the probability rises with the amount instead.
+    """
     import xgboost
 
     spec = load_spec()
@@ -28,7 +31,7 @@ def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0) -> Bu
     matrix[:, amount] = rng.uniform(0, 1000, 2000)
     booster = xgboost.train(
         {"objective": "binary:logistic", "max_depth": 2, "nthread": 1, "seed": seed, "base_score": 0.5},
-        xgboost.DMatrix(matrix, matrix[:, amount] > 500, nthread=1),
+        xgboost.DMatrix(matrix, matrix[:, amount] + rng.normal(0, noise, 2000) > 500, nthread=1),
         num_boost_round=20,
     )
     return Bundle(

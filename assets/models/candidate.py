@@ -11,12 +11,14 @@ from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import code_version
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.plots import importance_figure, precision_recall_figure, roc_figure
+from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.training import TrainingParameters, run_tags, train, validation_curves
 from fraud_pipelines.models.training_set import read_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import RegistryResource, WarehouseResource
 from fraud_pipelines.progress import report
+from fraud_pipelines.settings import load_settings
 
 
 class CandidateConfig(dg.Config):
@@ -39,8 +41,9 @@ def candidate(
 ) -> dg.MaterializeResult:
     """One model version per distinct training: XGBoost, calibration and thresholds, registered as challenger.
 
-    Thresholds and calibration are chosen on the validation days only. The same rows, seed and code give the same bundle
-    and so the version that exists already. Registered does not mean promoted: see evaluation and champion.
+    Thresholds and calibration are chosen on the validation days only, by the costs and the review capacity of the
+    settings. The same rows, settings, seed and code give the same bundle and so the version that exists already.
+    Registered does not mean promoted: see evaluation and champion.
     """
     rows, spec = read_training_set(warehouse.open()), load_spec()
     if rows.spec_hash != spec.hash:
@@ -48,11 +51,16 @@ def candidate(
             f"models.training_set was built with feature spec {rows.spec_hash[:12]}, the spec now is {spec.hash[:12]}. "
             "Run: fraud train (it builds the training set again)"
         )
-    started = time.monotonic()
+    settings, started = load_settings(), time.monotonic()
     trained = train(
         rows,
         spec,
-        TrainingParameters(trees=config.trees, seed=config.seed),
+        TrainingParameters(
+            trees=config.trees,
+            seed=config.seed,
+            costs=CostMatrix.parse(settings.costs),
+            capacity=ReviewCapacity(settings.reviews_per_day),
+        ),
         code_version=code_version(),
         progress=lambda done, total: report("trees", done, total),
     )

@@ -163,7 +163,7 @@ def _parts_of(block: Block) -> Iterator[Part]:
 
 
 def as_text(value: Any, style: str) -> str:
-    """`value` as printed: count 1,234; share 1.23 %; decimal 0.1234; moment 2025-03-31; text as it is."""
+    """`value` as printed: count 1,234; share 1.23 %; decimal 0.1234; money 1,234.50; day 2025-03-31; text as it is."""
     if value is None or (not isinstance(value, str) and pd.isna(value)):
         return NOT_AVAILABLE
     match style:
@@ -173,6 +173,8 @@ def as_text(value: Any, style: str) -> str:
             return f"{float(value):.2%}".replace("%", " %")
         case "decimal":
             return f"{float(value):.4f}"
+        case "money":
+            return f"{float(value):,.2f}"
         case "short":
             return f"{float(value):.3g}"
         case "day":

@@ -67,6 +67,7 @@ def model_facts(bundle: "Bundle", version: str) -> ModelFacts:
         training_rows=bundle.row_counts.get("train_rows"),
         training_frauds=bundle.row_counts.get("train_frauds"),
         training_data_hash=bundle.data_hash,
+        policy=bundle.policy,
     )
 
 

@@ -22,6 +22,7 @@ from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.ledger.records import Ingestion, Promotion
+from fraud_pipelines.models.policy import PolicyBasis
 from fraud_pipelines.warehouse.interface import Session
 
 CROSSWALK = Path(__file__).with_name("crosswalk.yml")
@@ -71,7 +72,7 @@ class Sourced:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the documents need to know of one bundle."""
+    """What the documents need to know of one bundle; in its row, `policy` is cut into policy.costs.review_cost, ..."""
 
     version: str
     bundle_digest: str
@@ -83,6 +84,7 @@ class ModelFacts:
     training_rows: int | None
     training_frauds: int | None
     training_data_hash: str | None
+    policy: PolicyBasis | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def gather_facts(
         as_of=as_of,
         since=population["first_event"].iloc[0].to_pydatetime(),
         model_version=model.version,
-        model=Sourced(pd.DataFrame([asdict(model)]), model_evidence),
+        model=Sourced(pd.json_normalize([asdict(model)]), model_evidence),
         spec=_traced_to(asset("features/transaction_features", spec_frame(features)), features.hash),
         ingestions=_ledger("ingestions", _ingestion_rows(sources, as_of)),
         months=asset("raw/transactions", months),

@@ -26,8 +26,11 @@ METRIC_WORDS = {
     "flagged_precision": "Precision of review or block",
     "flagged_recall": "Frauds sent to review or blocked",
     "value_detected": "Fraud amount sent to review or blocked",
+    "cost_per_1000": "Cost of a thousand transactions",
+    "saving_share": "Cost saved against approving everything",
 }
 DECIMALS = {"average_precision", "roc_auc", "brier", "calibration_error"}
+MONEY = {"cost_per_1000"}
 
 
 def grid_or_missing(
@@ -54,8 +57,8 @@ def metric_fact(group: Sourced, version: str, metric: str, label: str) -> Fact:
 
 
 def metric_style(metric: str) -> str:
-    """How a metric is written: areas and errors as decimals, the rest as shares."""
-    return "decimal" if metric in DECIMALS else "share"
+    """How a metric is written: areas and errors as decimals, costs as money, the rest as shares."""
+    return "decimal" if metric in DECIMALS else "money" if metric in MONEY else "share"
 
 
 def metrics_in_order(metrics: pd.Series) -> list[str]:

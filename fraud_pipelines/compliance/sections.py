@@ -12,8 +12,10 @@ from fraud_pipelines.compliance.blocks import Block, Fact, Figure, Paragraph, Pa
 from fraud_pipelines.compliance.facts import ReportFacts
 from fraud_pipelines.compliance.findings import open_findings
 from fraud_pipelines.compliance.grids import Rows, grid_or_missing, metric_fact
+from fraud_pipelines.models.policy import FEWEST_FRAUDS
 
 MOST_BARS = 15
+NO_POLICY = "Both thresholds are the project's defaults: there were too few validation frauds to choose from."
 
 
 def verdict(facts: ReportFacts) -> Iterator[Block]:
@@ -68,6 +70,7 @@ def purpose(facts: ReportFacts) -> Iterator[Block]:
             "decisions, account closure, pricing or anything about a customer beyond the transaction at hand.",
         )
     )
+    yield _policy(facts)
     rows: Rows = tuple(
         (
             facts.rules.fact("Rule", row.rule, "text"),
@@ -95,6 +98,40 @@ def purpose(facts: ReportFacts) -> Iterator[Block]:
             ".",
         ),
         style="note",
+    )
+
+
+def _policy(facts: ReportFacts) -> Paragraph:
+    """How the thresholds were chosen."""
+    rows, first = facts.model.rows, facts.model.first
+    if "policy.costs.review_cost" not in rows or rows["policy.fraud_count"].iloc[0] < FEWEST_FRAUDS:
+        return Paragraph((NO_POLICY,))
+    return Paragraph(
+        (
+            "Both thresholds are those of least cost on the validation transactions of ",
+            first("Thresholds chosen since", "policy.since", "day"),
+            " to ",
+            first("Thresholds chosen until", "policy.until", "day"),
+            " (exclusive; ",
+            first("Validation transactions", "policy.rows", "count"),
+            " of them, ",
+            first("Validation frauds", "policy.fraud_count", "count"),
+            " frauds), in units of the currency: a missed fraud costs ",
+            first("Share of a missed fraud's amount that is lost", "policy.costs.missed_share", "share"),
+            " of its amount and a fee of ",
+            first("Chargeback fee", "policy.costs.chargeback_fee", "money"),
+            ", a review ",
+            first("Cost of a review", "policy.costs.review_cost", "money"),
+            " (",
+            first("Cost of reviewing a genuine transaction, further", "policy.costs.review_friction", "money"),
+            " more on a genuine transaction) and catches ",
+            first("Share of reviewed frauds that are caught", "policy.costs.review_catches", "share"),
+            " of frauds, and blocking a genuine transaction ",
+            first("Cost of blocking a genuine transaction", "policy.costs.block_friction", "money"),
+            "; at most ",
+            first("Reviews per day", "policy.reviews_per_day", "short"),
+            " reviews a day in the mean.",
+        )
     )
 
 

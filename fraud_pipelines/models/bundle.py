@@ -2,7 +2,8 @@
 
     manifest.json           format number and SHA-256 of every other file
     model.ubj               the booster, in XGBoost's own format
-    model.json              what the model is: features, thresholds, calibration, windows, hashes, metrics, environment
+    model.json              what the model is: features, thresholds and what they were chosen with, calibration,
+                            windows, hashes, metrics, environment
     feature_spec.yml        the feature spec it was trained with
     reference.parquet       a sample of training feature rows without identifiers: the reference of drift
 
@@ -29,7 +30,7 @@ import pandas as pd
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.features.spec import FeatureSpec, parse_spec
-from fraud_pipelines.models.policy import Thresholds
+from fraud_pipelines.models.policy import PolicyBasis, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Bundle:
     """One trained model with all that scoring, explaining and auditing it needs.
 
     `parameters` are the training parameters, `metrics` those on validation, `row_counts` the rows and frauds behind
-    them. Matrices have shape (n, f) in the order of `feature_names`, missing values as NaN.
+    them; `policy` says what the thresholds were chosen with (None without validation days, and in older bundles).
+    Matrices have shape (n, f) in the order of `feature_names`, missing values as NaN.
     """
 
     booster_bytes: bytes
@@ -87,6 +89,7 @@ class Bundle:
     row_counts: dict[str, int]
     reference: pd.DataFrame = field(repr=False)
     code_version: str = ""
+    policy: PolicyBasis | None = None
     environment: dict[str, str] = field(default_factory=lambda: current_environment())
 
     def __post_init__(self) -> None:
@@ -170,6 +173,7 @@ class Bundle:
             "feature_names": list(self.feature_names),
             "spec_hash": self.spec_hash,
             "thresholds": asdict(self.thresholds),
+            "policy": self.policy.as_dict() if self.policy else None,
             "calibration": asdict(self.calibration),
             "split": self.split.as_dict(),
             "data_hash": self.data_hash,
@@ -256,6 +260,7 @@ class Bundle:
             row_counts=model["row_counts"],
             reference=pd.read_parquet(io.BytesIO(files[REFERENCE])),
             code_version=model["code_version"],
+            policy=PolicyBasis.from_dict(model["policy"]) if model.get("policy") else None,
             environment=model["environment"],
         )
         # The bytes as read: Parquet written again by another version would give another digest.

@@ -11,7 +11,7 @@ from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models import metrics
 from fraud_pipelines.models.bundle import Bundle
-from fraud_pipelines.models.policy import BLOCK, REVIEW, Thresholds
+from fraud_pipelines.models.policy import APPROVE, BLOCK, REVIEW, CostMatrix, Thresholds, expected_cost
 from fraud_pipelines.warehouse import Session
 
 AVERAGE_PRECISION = "average_precision"
@@ -94,7 +94,10 @@ def evaluate(
         fraud_probability=probabilities
     )
     return Evaluation(
-        metrics={**ranking_metrics(rows, probabilities), **policy_metrics(rows, probabilities, bundle.thresholds)},
+        metrics={
+            **ranking_metrics(rows, probabilities),
+            **policy_metrics(rows, probabilities, bundle.thresholds, bundle.policy.costs if bundle.policy else None),
+        },
         rows=len(rows),
         fraud_count=int(truth.sum()),
         since=since,
@@ -126,16 +129,27 @@ def ranking_metrics(rows: pd.DataFrame, probabilities: np.ndarray) -> dict[str, 
     }
 
 
-def policy_metrics(rows: pd.DataFrame, probabilities: np.ndarray, thresholds: Thresholds) -> dict[str, float | None]:
+def policy_metrics(
+    rows: pd.DataFrame, probabilities: np.ndarray, thresholds: Thresholds, costs: CostMatrix | None = None
+) -> dict[str, float | None]:
     """What the decisions at these thresholds would have done; shares in [0, 1], None where a denominator is 0.
 
-    `value_detected` is the share of the fraud amount that was sent to REVIEW or BLOCK.
+    `value_detected` is the share of the fraud amount that was sent to REVIEW or BLOCK, `cost_per_1000` what a thousand
+    transactions cost in units of the currency, `saving_share` the part of the cost of approving everything that is
+    saved (1 at best, below 0 where approving everything is cheaper).
+
+    Args:
+        rows: columns is_fraud, amount_minor; shape (n, ...).
+        costs: the cost matrix; None is the default one.
     """
     truth = rows["is_fraud"].to_numpy(bool)
     amount = rows["amount_minor"].to_numpy(np.float64)
     decisions = thresholds.decide(probabilities)
     blocked, reviewed = decisions == BLOCK, decisions == REVIEW
     flagged = blocked | reviewed
+    matrix = costs or CostMatrix()
+    cost = expected_cost(truth, amount, decisions, matrix)
+    of_approving = expected_cost(truth, amount, np.full(len(truth), APPROVE, dtype=object), matrix)
     return {
         "block_precision": _share(truth & blocked, blocked),
         "block_recall": _share(truth & blocked, truth),
@@ -143,6 +157,8 @@ def policy_metrics(rows: pd.DataFrame, probabilities: np.ndarray, thresholds: Th
         "review_share": _share(reviewed, np.ones_like(truth)),
         "flagged_recall": _share(truth & flagged, truth),
         "value_detected": _share(truth & flagged, truth, amount),
+        "cost_per_1000": 1000 * cost / len(truth) if len(truth) else None,
+        "saving_share": 1 - cost / of_approving if of_approving > 0 else None,
     }
 
 

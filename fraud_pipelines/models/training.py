@@ -1,7 +1,7 @@
 """Fitting: one XGBoost model, its calibration and its thresholds, the same every time for the same rows and seed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +17,9 @@ from fraud_pipelines.models.metrics import precision_recall_points, roc_points
 from fraud_pipelines.models.policy import (
     DEFAULT_THRESHOLDS,
     FEWEST_FRAUDS,
-    PRECISION_FLOOR,
-    REVIEW_SHARE,
+    CostMatrix,
+    PolicyBasis,
+    ReviewCapacity,
     choose_thresholds,
 )
 from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION
@@ -45,8 +46,8 @@ class TrainingParameters:
     base_score: float = 0.5
     # Genuine rows beyond this many are sampled and weighted up; every fraud is kept.
     most_genuine_rows: int = 200_000
-    precision_floor: float = PRECISION_FLOOR
-    review_share: float = REVIEW_SHARE
+    costs: CostMatrix = field(default_factory=CostMatrix)
+    capacity: ReviewCapacity = field(default_factory=ReviewCapacity)
     # Platt scaling on the validation days. Off: on the handbook's three test weeks of July 2018 it left the Brier score
     # as it was (0.0024) and moved the calibration error from 0.0009 to 0.0008, which is noise.
     calibrate: bool = False
@@ -60,6 +61,11 @@ class TrainingParameters:
                 "TrainingParameters: trees, most_genuine_rows and threads must be at least 1; found "
                 f"{self.trees}, {self.most_genuine_rows}, {self.threads}."
             )
+
+    def of_the_fit(self) -> dict[str, Any]:
+        """The plain values; costs and capacity are kept with the thresholds they lead to."""
+        plain = (item.name for item in fields(self) if item.name not in ("costs", "capacity"))
+        return {name: getattr(self, name) for name in plain}
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def train(
     """
     settings = parameters or TrainingParameters()
     report = progress or (lambda done, of: None)
-    calibration, thresholds = Calibration(), DEFAULT_THRESHOLDS
+    calibration, thresholds, basis = Calibration(), DEFAULT_THRESHOLDS, None
     truth, probabilities = np.empty(0, dtype=bool), np.empty(0)
     metrics: dict[str, float | None] = {}
     validation = training_set.part(VALIDATION)
@@ -109,8 +115,14 @@ def train(
         if settings.calibrate:
             calibration = fit_calibration(truth, margins)
         probabilities = _sigmoid(calibration.slope * margins + calibration.intercept)
+        basis = _policy_basis(training_set, truth, settings)
         thresholds = choose_thresholds(
-            truth, probabilities, precision_floor=settings.precision_floor, review_share=settings.review_share
+            truth,
+            probabilities,
+            validation["amount_minor"].to_numpy(),
+            days=training_set.split.validation_days,
+            costs=basis.costs,
+            reviews_per_day=basis.reviews_per_day,
         )
         metrics = ranking_metrics(validation, probabilities)
         done = settings.trees
@@ -127,7 +139,7 @@ def train(
         calibration=calibration,
         split=training_set.split,
         data_hash=training_set.data_hash,
-        parameters=asdict(settings),
+        parameters=settings.of_the_fit(),
         metrics=metrics,
         row_counts={
             f"{part}_{kind}": count(part)
@@ -136,6 +148,7 @@ def train(
         },
         reference=reference,
         code_version=code_version,
+        policy=basis,
     )
     return Trained(bundle, truth, probabilities)
 
@@ -192,6 +205,24 @@ def fit_calibration(is_fraud: np.ndarray, margins: np.ndarray) -> Calibration:
             break
     slope, intercept = (float(value) for value in weights)
     return Calibration(slope, intercept) if slope > 0 and np.isfinite(weights).all() else Calibration()
+
+
+def _policy_basis(training_set: TrainingSet, is_fraud: np.ndarray, settings: TrainingParameters) -> PolicyBasis:
+    """Costs, capacity and validation window of the thresholds.
+
+    Args:
+        is_fraud: shape (n,), the rows the thresholds are chosen on; a capacity that is a share is one of them.
+    """
+    since, until = training_set.split.window(VALIDATION)
+    return PolicyBasis(
+        costs=settings.costs,
+        capacity=settings.capacity,
+        reviews_per_day=settings.capacity.reviews_per_day(len(is_fraud), training_set.split.validation_days),
+        since=since,
+        until=until,
+        rows=len(is_fraud),
+        fraud_count=int(is_fraud.sum()),
+    )
 
 
 def _known_before_validation(training_set: TrainingSet) -> pd.DataFrame:

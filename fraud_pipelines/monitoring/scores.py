@@ -56,11 +56,24 @@ def score_frame(features: pd.DataFrame, bundle: "Bundle", *, model_version: str)
 
 
 def read_features(session: Session, names: tuple[str, ...], *, since: datetime, until: datetime) -> pd.DataFrame:
-    """Feature rows of [since, until), one for each raw transaction.
+    """Feature rows of [since, until), one for each raw transaction; errors as `require_features`."""
+    require_features(session, since=since, until=until)
+    columns = ["transaction_id", "event_time", *names]
+    return session.read(tables.TRANSACTION_FEATURES, columns=columns, since=since, until=until)
+
+
+def require_features(session: Session, *, since: datetime, until: datetime) -> None:
+    """Stop where transactions of [since, until) have no features.
 
     Raises:
         MissingPartition: the window has no transactions, or a day's transactions have no features.
     """
+    window = f"[{since:%Y-%m-%d}, {until:%Y-%m-%d})"
+    if not session.exists(tables.TRANSACTION_FEATURES):
+        raise MissingPartition(
+            f"{tables.TRANSACTION_FEATURES} does not exist yet, needed to score {window}. "
+            "Run: fraud ingest FILE --mapping NAME, then: fraud materialize features"
+        )
     counts = session.query(
         "select cast(t.event_time as date) as day, count(*) as rows, count(f.transaction_id) as featured "
         f"from {tables.TRANSACTIONS.name} t "
@@ -69,7 +82,6 @@ def read_features(session: Session, names: tuple[str, ...], *, since: datetime, 
         since=since,
         until=until,
     )
-    window = f"[{since:%Y-%m-%d}, {until:%Y-%m-%d})"
     if counts.empty:
         raise MissingPartition(
             f"{tables.TRANSACTIONS.name} has no rows in {window}, nothing to score. "
@@ -83,5 +95,3 @@ def read_features(session: Session, names: tuple[str, ...], *, since: datetime, 
             f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, needed to score {window}. "
             f"Run: fraud materialize features/transaction_features --from {first:%Y-%m-%d} --to {last:%Y-%m-%d}"
         )
-    columns = ["transaction_id", "event_time", *names]
-    return session.read(tables.TRANSACTION_FEATURES, columns=columns, since=since, until=until)

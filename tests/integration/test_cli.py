@@ -26,6 +26,7 @@ def empty(tmp_path_factory) -> Installation:
         (["train"], 3, ["MissingPartition", "fraud ingest"]),
         (["rollback", "--reason", "practice"], 3, ["NoChampion", "fraud train"]),
         (["serve"], 3, ["NoChampion", "fraud train"]),
+        (["replay", "--from", "2026-02-01", "--to", "2026-02-02"], 3, ["NoChampion", "fraud train"]),
         (["materialize", "features"], 3, ["fraud ingest"]),
         (["promote", "7", "--reason", "hope"], 3, ["UnknownVersion"]),
         (["score", "--url", "http://127.0.0.1:9", "payment.json"], 4, ["fraud serve"]),

@@ -19,11 +19,13 @@ from assets.models.training_set import training_set
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, PromotionRefused
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
 from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.models.training_set import read_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
+from fraud_pipelines.settings import load_settings
 from tests.builders import fill_warehouse, label, payment
 
 ASSETS = [training_set, candidate, evaluation, champion]
@@ -122,7 +124,24 @@ def test_the_warehouse_holds_metrics_scores_and_attributions_of_the_version(trai
         }
     assert found[tables.EVALUATION_SCORES.name] == made["evaluation"]["dagster/row_count"]
     assert found[tables.ATTRIBUTIONS.name] == len(load_spec().names)
-    assert found[tables.EVALUATIONS.name] == 13
+    assert found[tables.EVALUATIONS.name] == 15
+
+
+def test_thresholds_follow_the_costs_and_the_capacity_of_the_settings(trained, monkeypatch):
+    world, made = trained
+    monkeypatch.setenv("FRAUD_COSTS", "review_cost=1, block_friction=60")
+    monkeypatch.setenv("FRAUD_REVIEWS_PER_DAY", "9")
+    load_settings.cache_clear()
+    try:
+        own = world.run(candidate)["candidate"]
+    finally:
+        monkeypatch.undo()
+        load_settings.cache_clear()
+    assert own["model_version"] != made["candidate"]["model_version"]
+    policy = world.registry.open().load(own["model_version"]).policy
+    assert policy.costs == CostMatrix(review_cost=1, block_friction=60)
+    assert (policy.capacity, policy.reviews_per_day) == (ReviewCapacity(per_day=9), 9.0)
+    assert own["block_threshold"] > made["candidate"]["block_threshold"]
 
 
 def test_every_check_passes_on_a_sound_training(trained):

@@ -297,3 +297,17 @@ def test_a_fairness_finding_names_the_group(facts):
     (finding,) = open_findings(replace(facts, fairness=replace(facts.fairness, rows=rates)))
     assert words(finding).startswith("False positive rates by region differ by a factor of at least ")
     assert "south" in words(finding)
+
+
+def test_how_the_thresholds_were_chosen_is_said_with_its_costs(facts):
+    card = render_markdown(model_card(facts))
+    assert "2026-02-25 to 2026-03-04 (exclusive; 10,003 of them, 88 frauds)" in card
+    assert "a review 5.00 (0.00 more on a genuine transaction) and catches 95.00 % of frauds" in card
+    assert "at most 143 reviews a day" in card
+    assert "|Cost of a thousand transactions|1,099.60|" in card
+
+
+def test_thresholds_that_were_not_chosen_are_called_defaults(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "MODEL", replace(world.MODEL, policy=None))
+    without = world.gather(world.build_world(tmp_path))
+    assert "Both thresholds are the project's defaults" in render_markdown(model_card(without))

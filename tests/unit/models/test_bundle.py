@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.models.bundle import FILES, Bundle, Calibration
+from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity
 from tests.served_models import tiny_bundle
 
 
@@ -38,6 +41,31 @@ def test_a_loaded_bundle_scores_and_says_the_same(bundle, folder):
     for name in ("feature_names", "spec_text", "spec_hash", "thresholds", "calibration", "split", "metrics", "digest"):
         assert getattr(loaded, name) == getattr(bundle, name)
     pd.testing.assert_frame_equal(loaded.reference, bundle.reference)
+
+
+def test_what_the_thresholds_were_chosen_with_is_kept(bundle, tmp_path):
+    basis = PolicyBasis(
+        CostMatrix(review_cost=3),
+        ReviewCapacity(per_day=12),
+        12.0,
+        datetime(2026, 2, 1),
+        datetime(2026, 2, 8),
+        7000,
+        31,
+    )
+    folder = dataclasses.replace(bundle, policy=basis).save(tmp_path / "bundle")
+    assert Bundle.load(folder).policy == basis
+
+
+def test_a_bundle_from_before_the_policy_was_kept_still_loads(bundle, folder):
+    model = json.loads((folder / "model.json").read_bytes())
+    del model["policy"]
+    (folder / "model.json").write_text(json.dumps(model))
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["model.json"] = hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    loaded = Bundle.load(folder)
+    assert (loaded.policy, loaded.thresholds) == (None, bundle.thresholds)
 
 
 def test_the_folder_holds_data_only(folder):

@@ -15,7 +15,7 @@ from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models.evaluation import evaluate, policy_metrics, read_evaluation, write_evaluation
-from fraud_pipelines.models.policy import Thresholds
+from fraud_pipelines.models.policy import CostMatrix, Thresholds
 from fraud_pipelines.models.splits import TEST
 from fraud_pipelines.warehouse import open_warehouse
 from tests.builders import synthetic_training_set
@@ -82,14 +82,23 @@ def test_policy_metrics_by_hand():
         "review_share": pytest.approx(1 / 5),
         "flagged_recall": pytest.approx(2 / 3),
         "value_detected": pytest.approx(4000 / 10_000),
+        # 5 rows: 60 missed, 5 + 5 % of 30 reviewed, 25 blocked; approving everything loses 100.
+        "cost_per_1000": pytest.approx(91.5 * 200),
+        "saving_share": pytest.approx(1 - 91.5 / 100),
     }
+    # Rows, scores and thresholds as before, at costs of one's own: 60 missed, 1 reviewed, nothing for the block.
+    own = policy_metrics(
+        rows, np.array([0.9, 0.5, 0.1, 0.8, 0.0]), Thresholds(review=0.4, block=0.7),
+        CostMatrix(review_cost=1, review_catches=1, block_friction=0),
+    )  # fmt: skip
+    assert own["cost_per_1000"] == pytest.approx(61 * 200)
 
 
 def test_shares_without_a_denominator_are_undefined():
     rows = pd.DataFrame({"is_fraud": [False, False], "amount_minor": [100, 100]})
     found = policy_metrics(rows, np.array([0.1, 0.1]), Thresholds(review=0.4, block=0.7))
-    assert found["review_share"] == 0.0
-    assert {name for name, value in found.items() if value is None} == set(found) - {"review_share"}
+    assert (found["review_share"], found["cost_per_1000"]) == (0.0, 0.0)
+    assert {name for name, value in found.items() if value is None} == set(found) - {"review_share", "cost_per_1000"}
 
 
 def test_an_evaluation_is_read_back_as_written_beside_the_next(bundle, judged_rows, tmp_path: Path):

@@ -11,13 +11,39 @@ import pytest
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models.metrics import average_precision, roc_auc
-from fraud_pipelines.models.policy import DEFAULT_THRESHOLDS, choose_thresholds
+from fraud_pipelines.models.policy import (
+    DEFAULT_THRESHOLDS,
+    CostMatrix,
+    PolicyBasis,
+    ReviewCapacity,
+    Thresholds,
+    choose_thresholds,
+)
 from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION, TimeSplit
-from fraud_pipelines.models.training import TrainingParameters, _sampled, fit_calibration, train, validation_curves
+from fraud_pipelines.models.training import (
+    Trained,
+    TrainingParameters,
+    _sampled,
+    fit_calibration,
+    train,
+    validation_curves,
+)
+from fraud_pipelines.models.training_set import TrainingSet
 from tests.builders import synthetic_training_set
 
 FAST = TrainingParameters(trees=40)
 SPEC = load_spec()
+
+
+def chosen_on_validation(training_set: TrainingSet, trained: Trained, costs: CostMatrix, per_day: float) -> Thresholds:
+    return choose_thresholds(
+        trained.validation_is_fraud,
+        trained.validation_probabilities,
+        training_set.part(VALIDATION)["amount_minor"].to_numpy(),
+        days=training_set.split.validation_days,
+        costs=costs,
+        reviews_per_day=per_day,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +73,11 @@ def test_test_rows_have_no_say(training_set, trained):
 def test_thresholds_and_metrics_come_from_the_validation_rows(training_set, trained):
     truth, probabilities = trained.validation_is_fraud, trained.validation_probabilities
     np.testing.assert_array_equal(truth, training_set.part(VALIDATION)["is_fraud"])
-    assert trained.bundle.thresholds == choose_thresholds(truth, probabilities)
+    per_day = 0.01 * len(truth) / 7
+    assert trained.bundle.thresholds == chosen_on_validation(training_set, trained, CostMatrix(), per_day)
+    assert trained.bundle.policy == PolicyBasis(
+        CostMatrix(), ReviewCapacity(), per_day, *training_set.split.window(VALIDATION), len(truth), int(truth.sum())
+    )
     assert trained.bundle.metrics["average_precision"] == average_precision(truth, probabilities)
     precision_recall, roc = validation_curves(trained)
     assert precision_recall[-1][0] == roc[-1][0] == 1.0
@@ -64,7 +94,17 @@ def test_known_cards_have_no_say_in_the_thresholds(training_set):
 def test_calibration_is_kept_in_the_bundle_when_asked_for(training_set):
     trained = train(training_set, SPEC, TrainingParameters(trees=10, learning_rate=0.5, calibrate=True))
     assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) != (1.0, 0.0)
-    assert trained.bundle.thresholds == choose_thresholds(trained.validation_is_fraud, trained.validation_probabilities)
+    per_day = trained.bundle.policy.reviews_per_day
+    assert trained.bundle.thresholds == chosen_on_validation(training_set, trained, CostMatrix(), per_day)
+
+
+def test_costs_and_capacity_of_ones_own_move_the_thresholds_and_are_kept(training_set, trained):
+    costs, capacity = CostMatrix(review_cost=0.5, block_friction=400), ReviewCapacity(per_day=30)
+    again = train(training_set, SPEC, dataclasses.replace(FAST, costs=costs, capacity=capacity), code_version="test")
+    assert again.bundle.booster_bytes == trained.bundle.booster_bytes
+    assert again.bundle.thresholds == chosen_on_validation(training_set, again, costs, 30)
+    assert again.bundle.thresholds != trained.bundle.thresholds
+    assert (again.bundle.policy.costs, again.bundle.policy.capacity) == (costs, capacity)
 
 
 def test_the_first_fit_keeps_the_label_delay_before_validation(training_set):
@@ -95,6 +135,7 @@ def test_without_validation_days_the_documented_defaults_hold():
     assert trained.bundle.thresholds == DEFAULT_THRESHOLDS
     assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) == (1.0, 0.0)
     assert trained.bundle.metrics == {}
+    assert trained.bundle.policy is None
     assert validation_curves(trained) == ([], [])
 
 
