@@ -109,7 +109,7 @@ def _batches(
     connection: duckdb.DuckDBPyConnection, reading: Reading, spec: FeatureSpec, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     rows, arrivals = reading.count()
-    count = -(-rows // most_rows_at_once())
+    count = max(1, -(-rows // most_rows_at_once()))
     # More than the profile's is for many rows alone: joining them on disk costs twice the time.
     connection.execute(f"set memory_limit = '{max(_LEAST_MEMORY, rows // count * _JOINED_BYTES) // 2**20}MiB'")
     lines, buckets = (
