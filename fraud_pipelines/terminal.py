@@ -68,3 +68,14 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         grid.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
     output.print(grid)
+
+
+def print_checks(checks: list[Any]) -> None:
+    """How many checks passed, and each that failed with its numbers."""
+    failed = [check for check in checks if not check.passed]
+    output.print(f"checks: {len(checks) - len(failed)} passed, {len(failed)} failed")
+    for check in failed:
+        numbers = ", ".join(
+            f"{name}={value}" for name, value in check.metadata.items() if not isinstance(value, dict | list)
+        )
+        output.print(f"  {check.severity} {check.asset}: {check.name}  {numbers}")

@@ -67,14 +67,13 @@ def metrics_table(judged: Mapping[str, Evaluation]) -> str:
     versions = list(judged)
     lines = [f"| metric | {' | '.join(f'version {name}' for name in versions)} |", "|---" * (len(versions) + 1) + "|"]
     for metric in judged[versions[0]].metrics:
-        cells = [
-            _with_interval(judged[name].metrics.get(metric), judged[name].intervals.get(metric)) for name in judged
-        ]
+        cells = [with_interval(judged[name].metrics.get(metric), judged[name].intervals.get(metric)) for name in judged]
         lines.append(f"| {metric} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _with_interval(value: float | None, bounds: Interval | None) -> str:
+def with_interval(value: float | None, bounds: Interval | None) -> str:
+    """Such as 0.7123 (0.6901 to 0.7340); the value alone without an interval."""
     if value is None:
         return "undefined"
     return f"{value:.4f} ({bounds.lower:.4f} to {bounds.upper:.4f})" if bounds else f"{value:.4f}"

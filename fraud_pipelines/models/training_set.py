@@ -158,21 +158,7 @@ def build_training_set(warehouse: Warehouse, spec: FeatureSpec, split: TimeSplit
             """,
             **moments,
         )
-        # Labels of every transaction that was ever called fraud, to learn which cards were known when.
-        history = session.query(
-            f"""
-            select t.card_id, l.transaction_id, l.event_time, l.known_at, l.is_fraud
-            from {tables.LABELS.name} l
-            join {tables.TRANSACTIONS.name} t on t.transaction_id = l.transaction_id
-            where l.event_time >= :since and l.known_at < :test_until
-                and l.transaction_id in (
-                    select transaction_id from {tables.LABELS.name}
-                    where is_fraud and event_time >= :since and known_at < :test_until)
-            order by l.known_at, l.transaction_id
-            """,
-            since=split.known_cards_since(VALIDATION),
-            test_until=split.test_until,
-        )
+        history = read_fraud_history(session, split.known_cards_since(VALIDATION), split.test_until)
     _require_features(frame)
     frame = frame.drop(columns="has_features")
     has_label = frame["is_fraud"].notna()
@@ -187,6 +173,27 @@ def build_training_set(warehouse: Warehouse, spec: FeatureSpec, split: TimeSplit
     frame.insert(len(IDENTITY) - 1, "card_is_known_compromised", compromised)
     _require_rows(frame, split, unlabelled)
     return TrainingSet(frame, split, spec.hash, hash_rows(frame), unlabelled)
+
+
+def read_fraud_history(session: Session, since: datetime, until: datetime) -> pd.DataFrame:
+    """Labels of every transaction since then that was ever called fraud, known before `until`: which cards were known.
+
+    Columns card_id, transaction_id, event_time, known_at, is_fraud, as `mark_known_compromised` takes them.
+    """
+    return session.query(
+        f"""
+        select t.card_id, l.transaction_id, l.event_time, l.known_at, l.is_fraud
+        from {tables.LABELS.name} l
+        join {tables.TRANSACTIONS.name} t on t.transaction_id = l.transaction_id
+        where l.event_time >= :since and l.known_at < :until
+            and l.transaction_id in (
+                select transaction_id from {tables.LABELS.name}
+                where is_fraud and event_time >= :since and known_at < :until)
+        order by l.known_at, l.transaction_id
+        """,
+        since=since,
+        until=until,
+    )
 
 
 def mark_known_compromised(rows: pd.DataFrame, fraud_history: pd.DataFrame) -> np.ndarray:

@@ -66,7 +66,7 @@ def test_environment_variables_are_read_in_settings_alone():
         "fraud_pipelines/orchestration/dbt.py",
         "fraud_pipelines/models/bento.py",
         "fraud_pipelines/models/serve.py",
-        "fraud_pipelines/cli.py",
+        "fraud_pipelines/commands/services.py",
     }
     assert readers - tells == {"fraud_pipelines/settings.py"}
 
