@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -76,6 +76,30 @@ def test_the_promotion_is_on_record_with_its_gates(demo):
     assert (promotion.kind, promotion.model_version, promotion.previous_version) == ("promote", "1", None)
     assert all(gate["passed"] for gate in promotion.gates)
     assert promotion.as_of == datetime(2026, 4, 1)
+
+
+def test_the_champion_can_be_judged_again_on_its_test_days(demo):
+    promotion = open_ledger(demo.settings.ledger_url).promotions()[0]
+    gates = {gate["name"]: gate["value"] for gate in promotion.gates}
+    test_until = promotion.as_of - timedelta(days=7)
+    days = (
+        "--from",
+        f"{test_until - timedelta(days=14):%Y-%m-%d}",
+        "--to",
+        f"{test_until - timedelta(days=1):%Y-%m-%d}",
+    )
+    found = json.loads(demo.run("backtest", *days, "--json"))
+    assert found["version"] == "1"
+    assert found["learnt_from"] == 0
+    assert found["metrics"]["average_precision"] == pytest.approx(gates["average_precision_reaches_floor"])
+    printed = demo.run("backtest", *days)
+    assert re.search(r"average_precision .*0\.\d{4} \(0\.\d{4} to 0\.\d{4}\)", printed)
+
+
+def test_a_past_week_is_trained_for_and_judged_without_registering_anything(demo):
+    found = demo.run("prequential", "--from", "2026-03-11", "--weeks", "1", "--train-days", "28")
+    assert re.search(r"average_precision .*0\.\d{4}", found)
+    assert len(open_ledger(demo.settings.ledger_url).promotions()) == 1
 
 
 def test_no_card_number_reached_any_file(demo):

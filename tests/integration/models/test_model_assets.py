@@ -17,12 +17,16 @@ from assets.models.champion import champion
 from assets.models.evaluation import evaluation
 from assets.models.training_set import training_set
 from fraud_pipelines import tables
-from fraud_pipelines.errors import ContractBroken, PromotionRefused
+from fraud_pipelines.errors import ContractBroken, EmptySample, MissingPartition, PromotionRefused
 from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.models.backtest import backtest
+from fraud_pipelines.models.evaluation import evaluate, read_evaluation
 from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
+from fraud_pipelines.models.prequential import prequential
 from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
-from fraud_pipelines.models.splits import TimeSplit
-from fraud_pipelines.models.training_set import read_training_set
+from fraud_pipelines.models.splits import TEST, TimeSplit
+from fraud_pipelines.models.training import TrainingParameters, train
+from fraud_pipelines.models.training_set import build_training_set, read_training_set
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
 from fraud_pipelines.settings import load_settings
@@ -350,3 +354,75 @@ def test_a_damaged_bundle_is_caught(world, alias, name):
     result = world.check(name)
     assert not result.passed
     assert "model.ubj" in result.metadata["problem"].value
+
+
+# The training window ends 2026-01-18, the test window is 2026-01-20 to 2026-01-27, labels come after 2 days.
+SINCE, UNTIL = datetime(2026, 1, 20), datetime(2026, 1, 27)
+
+
+@pytest.fixture
+def champion_bundle(trained):
+    world, made = trained
+    return (
+        world.warehouse.open(),
+        made["champion"]["model_version"],
+        world.registry.open().load(made["champion"]["model_version"]),
+    )
+
+
+def test_a_backtest_of_the_test_days_is_the_evaluation_on_record(champion_bundle):
+    warehouse, version, bundle = champion_bundle
+    found = backtest(warehouse, bundle, since=SINCE, until=UNTIL)
+    with warehouse.session() as session:
+        recorded = read_evaluation(session, version, UNTIL + timedelta(days=2))
+    assert found.evaluation.metrics == pytest.approx(recorded.metrics, nan_ok=True)
+    assert found.evaluation.intervals == recorded.intervals
+    assert found.evaluation.rows == recorded.rows
+    assert found.evaluation.excluded["label_not_mature"] == found.learnt_from == 0
+
+
+def test_rows_whose_label_had_no_time_are_left_out_and_counted(champion_bundle):
+    warehouse, _, bundle = champion_bundle
+    whole = backtest(warehouse, bundle, since=SINCE, until=UNTIL).evaluation
+    earlier = backtest(warehouse, bundle, since=SINCE, until=UNTIL, as_of=datetime(2026, 1, 25)).evaluation
+    # Mature until the 23rd: three of the seven days.
+    in_time = backtest(warehouse, bundle, since=SINCE, until=datetime(2026, 1, 23)).evaluation
+    assert earlier.metrics == in_time.metrics
+    assert sum(earlier.excluded.values()) + earlier.rows == sum(whole.excluded.values()) + whole.rows
+    assert earlier.excluded["label_not_mature"] == pytest.approx(6000 / 28 * 4, abs=1)
+
+
+def test_days_the_version_learnt_from_are_said(champion_bundle):
+    warehouse, _, bundle = champion_bundle
+    found = backtest(warehouse, bundle, since=datetime(2026, 1, 17), until=datetime(2026, 1, 20))
+    assert found.learnt_from == pytest.approx(6000 / 28, abs=1)  # of the 17th alone
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "as_of", "error"),
+    [
+        (UNTIL, SINCE, None, ContractBroken),
+        (datetime(2026, 3, 1), datetime(2026, 3, 2), None, MissingPartition),
+        (SINCE, UNTIL, datetime(2026, 1, 21), EmptySample),
+    ],
+)
+def test_a_range_that_cannot_be_judged_says_what_to_do(champion_bundle, since, until, as_of, error):
+    warehouse, _, bundle = champion_bundle
+    with pytest.raises(error, match="fraud "):
+        backtest(warehouse, bundle, since=since, until=until, as_of=as_of)
+
+
+def test_a_week_judged_prequentially_is_that_weeks_own_training_and_evaluation(trained):
+    world, _ = trained
+    warehouse, spec, quick = world.warehouse.open(), load_spec(), TrainingParameters(trees=20)
+    (week,) = prequential(
+        warehouse, spec, [SINCE], lambda rows: train(rows, spec, quick).bundle,
+        train_days=14, validation_days=4, label_delay_days=2,
+    )  # fmt: skip
+    split = TimeSplit(datetime(2026, 1, 29), **WINDOWS)
+    rows = build_training_set(warehouse, spec, split)
+    own = evaluate(
+        train(rows, spec, quick).bundle, rows.part(TEST), since=SINCE, until=UNTIL, as_of=split.as_of
+    )  # fmt: skip
+    assert week.split == split
+    assert week.evaluation.metrics == own.metrics
