@@ -57,9 +57,10 @@ INTERVAL_CONFIDENCE = 0.95
 # and 35 for four, of which a tail of 2.5 % is less than one.
 FEWEST_BOOTSTRAP_DAYS = 5
 
-# Expected calibration error over the fraud share of the test rows. Own choice: the error is at least the distance of
-# the mean probability from the fraud share, so a model that expects half as many frauds as there are, or half as many
-# again, is never promoted. Relative, because a portfolio with 0.1 % fraud and one with 5 % need different absolutes.
+# Expected calibration error (the lower end of its interval) over the fraud share of the test rows. Own choice: the
+# error is at least the distance of the mean probability from the fraud share, so a model that expects half as many
+# frauds as there are, or half as many again, is not promoted unless chance explains it. Relative, because a portfolio
+# with 0.1 % fraud and one with 5 % need different absolutes.
 CALIBRATION_ERROR_PER_FRAUD_SHARE = 0.5
 
 # Days of served traffic whose feature parity a promotion looks at. Own choice: one week of weekdays and weekend, so

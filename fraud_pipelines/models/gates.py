@@ -235,13 +235,17 @@ def _improvement(candidate: Evaluation, champion: Evaluation | None, least: Gate
 
 
 def _calibration(candidate: Evaluation, per_fraud_share: float) -> Gate:
+    """Refuses an error that is too large beyond chance: the lower end of its interval counts, where it has one."""
     share = candidate.fraud_count / candidate.rows
     limit, error = per_fraud_share * share, candidate.metrics.get(CALIBRATION_ERROR)
     needed = f"at most {limit:.4f} is needed, {per_fraud_share:g} times the fraud share {share:.4f}"
     if error is None:
         return Gate("probabilities_are_calibrated", None, limit, False, f"undefined on this sample; {needed}")
-    words = f"expected calibration error {error:.4f}; {needed}"
-    return Gate("probabilities_are_calibrated", error, limit, error <= limit, words)
+    bounds = candidate.intervals.get(CALIBRATION_ERROR)
+    certain = bounds.lower if bounds else error
+    beyond = f", {certain:.4f} of it beyond chance" if bounds else ""
+    words = f"expected calibration error {error:.4f}{beyond}; {needed}"
+    return Gate("probabilities_are_calibrated", certain, limit, certain <= limit, words)
 
 
 def _fairness(gap: RateGap | None, limit: float) -> Gate:

@@ -16,6 +16,7 @@ from fraud_pipelines.errors import PromotionRefused
 from fraud_pipelines.ledger import Decision, Ledger, open_ledger
 from fraud_pipelines.models.evaluation import Evaluation, write_evaluation
 from fraud_pipelines.models.gates import Gate, ServedParity, promotion_gates, served_parity, widest_gap
+from fraud_pipelines.models.intervals import Interval
 from fraud_pipelines.models.metrics import average_precision
 from fraud_pipelines.models.policy import Thresholds
 from fraud_pipelines.models.promotion import decide
@@ -100,6 +101,19 @@ CHAMPION = evaluation(51)  # average precision 51 / 102 = 0.5
         (evaluation(metrics={"calibration_error": 0.2501}), None, {}, ["probabilities_are_calibrated"]),
         (evaluation(metrics={"calibration_error": 0.25}), None, {}, []),  # half the fraud share of one half
         (evaluation(metrics={"calibration_error": None}), None, {}, ["probabilities_are_calibrated"]),
+        # What chance explains refuses nothing; what it does not, does.
+        (
+            evaluation(metrics={"calibration_error": 0.3}, intervals={"calibration_error": Interval(0.25, 0.4)}),
+            None,
+            {},
+            [],
+        ),
+        (
+            evaluation(metrics={"calibration_error": 0.3}, intervals={"calibration_error": Interval(0.2501, 0.4)}),
+            None,
+            {},
+            ["probabilities_are_calibrated"],
+        ),
         (evaluation(), None, {"unfairness": _gap(1.2501)}, ["groups_are_stopped_alike"]),
         (evaluation(), None, {"served": _served(mismatches=1)}, ["served_features_match"]),
         (evaluation(), None, {"served": _served(compared=95)}, []),
