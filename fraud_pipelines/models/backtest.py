@@ -15,7 +15,7 @@ from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.evaluation import Evaluation, evaluate
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.models.training_set import mark_known_compromised, read_fraud_history
-from fraud_pipelines.monitoring.scores import read_features
+from fraud_pipelines.monitoring.scores import require_features_of
 from fraud_pipelines.warehouse import Session, Warehouse
 
 
@@ -73,15 +73,12 @@ def _judged_rows(
     session: Session, bundle: Bundle, *, since: datetime, until: datetime, as_of: datetime
 ) -> pd.DataFrame:
     """Features, latest label known by `as_of` (null where there is none) and whether the card was known already."""
-    present = session.query(f"select * from {tables.TRANSACTION_FEATURES} limit 0").columns
-    lacking = [name for name in bundle.feature_names if name not in present]
-    if lacking:
-        raise ContractBroken(
-            f"{tables.TRANSACTION_FEATURES} lacks the features {lacking} of this version (spec "
-            f"{bundle.spec_hash[:12]}). Put them back into the feature spec and materialize again, or judge another "
-            "version: fraud backtest --version V --from DAY --to DAY"
-        )
-    features = read_features(session, bundle.feature_names, since=since, until=until)
+    require_features_of(
+        session, bundle, since=since, until=until, name="this version",
+        otherwise="judge another version: fraud backtest --version V --from DAY --to DAY",
+    )  # fmt: skip
+    columns = ["transaction_id", "event_time", *bundle.feature_names]
+    features = session.read(tables.TRANSACTION_FEATURES, columns=columns, since=since, until=until)
     facts = session.query(
         f"""
         with known as (

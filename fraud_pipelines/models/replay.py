@@ -18,7 +18,7 @@ from fraud_pipelines.errors import ContractBroken, EmptySample, NoChampion
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.ledger.records import Decision
 from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity, Thresholds
-from fraud_pipelines.monitoring.scores import require_features
+from fraud_pipelines.monitoring.scores import require_features_of
 from fraud_pipelines.progress import report
 from fraud_pipelines.warehouse import Session, Warehouse
 
@@ -115,7 +115,10 @@ def replay(
     left_out = 0
     with warehouse.session() as session:
         if chosen != LIVE:
-            _require_columns(session, policy(chosen)[0], chosen, since=since, until=until)
+            require_features_of(
+                session, policy(chosen)[0], since=since, until=until, name=f"version {chosen}",
+                otherwise="replay a version of the present spec: fraud replay --version V --from DAY --to DAY",
+            )  # fmt: skip
         days = [since + DAY * number for number in range((until - since).days)]
         for number, day in enumerate(days):
             decisions = ledger.decisions(day, day + DAY)
@@ -262,18 +265,6 @@ _TYPES_RECORDED: dict[str, Any] = {
     "recorded_probability": np.float64,
     "is_fallback": "boolean",
 }
-
-
-def _require_columns(session: Session, bundle: "Bundle", version: str, *, since: datetime, until: datetime) -> None:
-    require_features(session, since=since, until=until)
-    present = session.query(f"select * from {tables.TRANSACTION_FEATURES} limit 0").columns
-    lacking = [name for name in bundle.feature_names if name not in present]
-    if lacking:
-        raise ContractBroken(
-            f"{tables.TRANSACTION_FEATURES} lacks the features {lacking} of version {version} "
-            f"(spec {bundle.spec_hash[:12]}). Put them back into the feature spec and materialize again, or replay a "
-            "version of the present spec: fraud replay --version V --from DAY --to DAY"
-        )
 
 
 def _spec_hash(decision: Decision) -> str | None:

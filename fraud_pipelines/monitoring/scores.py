@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fraud_pipelines import tables
-from fraud_pipelines.errors import MissingPartition, NoChampion
+from fraud_pipelines.errors import ContractBroken, MissingPartition, NoChampion
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.warehouse.interface import Session
 
@@ -60,6 +60,28 @@ def read_features(session: Session, names: tuple[str, ...], *, since: datetime, 
     require_features(session, since=since, until=until)
     columns = ["transaction_id", "event_time", *names]
     return session.read(tables.TRANSACTION_FEATURES, columns=columns, since=since, until=until)
+
+
+def require_features_of(
+    session: Session, bundle: "Bundle", *, since: datetime, until: datetime, name: str, otherwise: str
+) -> None:
+    """Stop where transactions of [since, until) have no features, or not all of those that a model reads.
+
+    Args:
+        name: what the message calls the model, such as `version 7`.
+        otherwise: what to do where the columns cannot come back; the end of the message.
+    Raises:
+        MissingPartition: as `require_features`.
+        ContractBroken: the warehouse lacks features of the model.
+    """
+    require_features(session, since=since, until=until)
+    present = session.query(f"select * from {tables.TRANSACTION_FEATURES} limit 0").columns
+    lacking = [feature for feature in bundle.feature_names if feature not in present]
+    if lacking:
+        raise ContractBroken(
+            f"{tables.TRANSACTION_FEATURES} lacks the features {lacking} of {name} (spec {bundle.spec_hash[:12]}). "
+            f"Put them back into the feature spec and materialize again, or {otherwise}"
+        )
 
 
 def require_features(session: Session, *, since: datetime, until: datetime) -> None:

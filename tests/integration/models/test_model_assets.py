@@ -412,6 +412,13 @@ def test_a_range_that_cannot_be_judged_says_what_to_do(champion_bundle, since, u
         backtest(warehouse, bundle, since=since, until=until, as_of=as_of)
 
 
+def test_a_backtest_before_any_features_says_what_to_do(champion_bundle, tmp_path):
+    _, _, bundle = champion_bundle
+    empty = WarehouseResource(url=f"duckdb:///{tmp_path / 'warehouse.duckdb'}").open()
+    with pytest.raises(MissingPartition, match=r"does not exist yet.*fraud ingest"):
+        backtest(empty, bundle, since=SINCE, until=UNTIL)
+
+
 def test_a_week_judged_prequentially_is_that_weeks_own_training_and_evaluation(trained):
     world, _ = trained
     warehouse, spec, quick = world.warehouse.open(), load_spec(), TrainingParameters(trees=20)
