@@ -10,11 +10,15 @@ import pandas as pd
 
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.bundle import Bundle, Calibration
-from fraud_pipelines.models.policy import Thresholds
+from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 
 # A number that passes the check digit, of a range no issuer uses.
 CARD_NUMBER = "4000001234567899"
+# No value is a default.
+POLICY_BASIS = PolicyBasis(
+    CostMatrix(review_cost=3), ReviewCapacity(per_day=12), 12.0, datetime(2026, 2, 1), datetime(2026, 2, 8), 7000, 31
+)
 
 
 def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0, noise: float = 0.0) -> Bundle:

@@ -16,6 +16,11 @@ from fraud_pipelines.terminal import print_checks
 
 app = typer.Typer()
 
+FirstDay = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")]
+LastDay = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")]
+TrainDays = Annotated[int, typer.Option(min=1, help="Days of training data, validation included.")]
+LabelDelayDays = Annotated[int, typer.Option(min=0, help="Days until labels are known.")]
+
 
 def _who() -> str:
     """The person at the terminal; a container may run as a user without a name."""
@@ -33,16 +38,12 @@ def train(
             formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
         ),
     ] = None,
-    train_days: Annotated[
-        int, typer.Option(min=1, help="Days of training data, validation included.")
-    ] = TimeSplit.train_days,
+    train_days: TrainDays = TimeSplit.train_days,
     validation_days: Annotated[
         int, typer.Option(min=0, help="Last days of these: thresholds are chosen there.")
     ] = TimeSplit.validation_days,
     test_days: Annotated[int, typer.Option(min=1, help="Days of test data.")] = TimeSplit.test_days,
-    label_delay_days: Annotated[
-        int, typer.Option(min=0, help="Days until labels are known.")
-    ] = TimeSplit.label_delay_days,
+    label_delay_days: LabelDelayDays = TimeSplit.label_delay_days,
 ) -> None:
     """Train a candidate, evaluate it beside the champion on the same rows, promote it if the gates allow."""
     from fraud_pipelines.orchestration import keys
@@ -131,8 +132,8 @@ def champion(
     "fraud replay --review 0.2 --block 0.8 --from 2026-03-01 --to 2026-03-31"
 )
 def replay(
-    since: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")],
-    until: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")],
+    since: FirstDay,
+    until: LastDay,
     version: Annotated[
         str | None,
         typer.Option(help="Registry version, or live: every decision by the version that made it. Default: champion."),
@@ -179,8 +180,8 @@ def replay(
     "fraud backtest --version 3 --from 2026-03-01 --to 2026-03-14 --json"
 )
 def backtest(
-    since: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.")],
-    until: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")],
+    since: FirstDay,
+    until: LastDay,
     version: Annotated[str | None, typer.Option(help="Registry version. Default: champion.")] = None,
     as_of: Annotated[
         datetime | None,
@@ -231,12 +232,8 @@ def backtest(
 def prequential(
     since: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day of the first test week.")],
     weeks: Annotated[int, typer.Option(min=1, help="Test weeks, one after the other.")] = 4,
-    train_days: Annotated[
-        int, typer.Option(min=1, help="Days of training data, validation included.")
-    ] = TimeSplit.train_days,
-    label_delay_days: Annotated[
-        int, typer.Option(min=0, help="Days until labels are known.")
-    ] = TimeSplit.label_delay_days,
+    train_days: TrainDays = TimeSplit.train_days,
+    label_delay_days: LabelDelayDays = TimeSplit.label_delay_days,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Train anew for each of some past weeks and judge on it, as it would have gone. Nothing is registered."""

@@ -152,7 +152,7 @@ Buckets = Callable[[str], Iterable[Bucket]]
 
 def _read_whole(
     connection: duckdb.DuckDBPyConnection, reading: Reading, rows: int, arrivals: int
-) -> tuple[int, Buckets]:  # fmt: skip
+) -> tuple[int, Buckets]:
     """The number of lines, and everything as one bucket, read once for both entities."""
     transactions, labels = read(connection, reading.past, rows), read(connection, reading.arrivals, arrivals)
     return int(transactions["line"].max(initial=-1)) + 1, lambda entity: [(transactions, labels)]

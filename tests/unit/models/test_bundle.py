@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.models.bundle import FILES, Bundle, Calibration
-from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity
-from tests.served_models import tiny_bundle
+from tests.served_models import POLICY_BASIS, tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +42,8 @@ def test_a_loaded_bundle_scores_and_says_the_same(bundle, folder):
 
 
 def test_what_the_thresholds_were_chosen_with_is_kept(bundle, tmp_path):
-    basis = PolicyBasis(
-        CostMatrix(review_cost=3),
-        ReviewCapacity(per_day=12),
-        12.0,
-        datetime(2026, 2, 1),
-        datetime(2026, 2, 8),
-        7000,
-        31,
-    )
-    folder = dataclasses.replace(bundle, policy=basis).save(tmp_path / "bundle")
-    assert Bundle.load(folder).policy == basis
+    folder = dataclasses.replace(bundle, policy=POLICY_BASIS).save(tmp_path / "bundle")
+    assert Bundle.load(folder).policy == POLICY_BASIS
 
 
 def test_a_bundle_from_before_the_policy_was_kept_still_loads(bundle, folder):

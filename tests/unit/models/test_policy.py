@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +21,7 @@ from fraud_pipelines.models.policy import (
     choose_thresholds,
     expected_cost,
 )
+from tests.served_models import POLICY_BASIS
 
 
 def choose(is_fraud, probabilities, amounts_minor, *, per_day=1000.0, days=1, **costs) -> Thresholds:
@@ -221,13 +221,4 @@ def test_the_order_of_the_rows_does_not_matter(seed):
 
 
 def test_a_basis_is_read_back_as_written():
-    basis = PolicyBasis(
-        CostMatrix(review_cost=3),
-        ReviewCapacity(per_day=12),
-        12.0,
-        datetime(2026, 2, 1),
-        datetime(2026, 2, 8),
-        7000,
-        31,
-    )
-    assert PolicyBasis.from_dict(basis.as_dict()) == basis
+    assert PolicyBasis.from_dict(POLICY_BASIS.as_dict()) == POLICY_BASIS
