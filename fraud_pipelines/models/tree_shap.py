@@ -1,0 +1,163 @@
+"""Exact SHAP values of additive trees, path-dependent, compiled: tens of microseconds per row.
+
+For one leaf, the path to it asks about d different inputs. For each of them let z be the share of training rows that
+pass its questions on the path, and o be 1 where the row explained passes them, else 0. With an input set S known, the
+row reaches the leaf with probability (product of o over S) * (product of z over the rest); so input i contributes
+
+    value * (o_i - z_i) * sum over sizes s of s! (d - s - 1)! / d! * [coefficient of t^s in product over j != i of z_j + o_j t]
+
+Source: Lundberg et al. 2020 (algorithm 2, TreeExplainer, path-dependent); the polynomial form after Yang 2021.
+"""
+
+from dataclasses import dataclass
+from math import factorial
+
+import numpy as np
+from numba import njit
+
+from fraud_pipelines.models.trees import LEAF, Trees
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the values need of the trees, leaf by leaf; arrays are flat, with `..._from` (length + 1) as bounds.
+
+    `slot_*` has one entry per leaf and different input on its path: the input and its z. `step_*` has one entry per
+    node on the path: which node, whether the path goes left, and the slot of its input.
+    `base` is the value without any input known: the mean over the training rows.
+    """
+
+    trees: Trees
+    inputs: int
+    leaf_value: np.ndarray
+    slot_from: np.ndarray
+    slot_input: np.ndarray
+    slot_share: np.ndarray
+    step_from: np.ndarray
+    step_node: np.ndarray
+    step_left: np.ndarray
+    step_slot: np.ndarray
+    weights: np.ndarray
+    base: float
+
+    @classmethod
+    def of(cls, trees: Trees, inputs: int) -> "Paths":
+        """Args: inputs: how many inputs the trees may ask about."""
+        values: list[float] = []
+        slots: list[tuple[int, float]] = []
+        steps: list[tuple[int, bool, int]] = []
+        slot_from, step_from, base = [0], [0], 0.0
+        for root in trees.roots:
+            stack: list[tuple[int, list[tuple[int, bool]]]] = [(int(root), [])]
+            while stack:
+                node, path = stack.pop()
+                if trees.left[node] != LEAF:
+                    stack.append((int(trees.right[node]), [*path, (node, False)]))
+                    stack.append((int(trees.left[node]), [*path, (node, True)]))
+                    continue
+                asked: dict[int, float] = {}
+                for step, goes_left in path:
+                    child = trees.left[step] if goes_left else trees.right[step]
+                    share = float(trees.cover[child]) / float(trees.cover[step])
+                    asked[int(trees.feature[step])] = asked.get(int(trees.feature[step]), 1.0) * share
+                numbers = {name: position for position, name in enumerate(asked)}
+                values.append(float(trees.value[node]))
+                slots += asked.items()
+                steps += [(step, goes_left, numbers[int(trees.feature[step])]) for step, goes_left in path]
+                slot_from.append(len(slots))
+                step_from.append(len(steps))
+                base += values[-1] * float(np.prod(list(asked.values())))
+        most = int(np.diff(slot_from).max())
+        return cls(
+            trees=trees,
+            inputs=inputs,
+            leaf_value=np.array(values),
+            slot_from=np.array(slot_from, dtype=np.int64),
+            slot_input=np.array([name for name, _ in slots], dtype=np.int64),
+            slot_share=np.array([share for _, share in slots], dtype=np.float64),
+            step_from=np.array(step_from, dtype=np.int64),
+            step_node=np.array([step[0] for step in steps], dtype=np.int64),
+            step_left=np.array([step[1] for step in steps], dtype=np.bool_),
+            step_slot=np.array([step[2] for step in steps], dtype=np.int64),
+            weights=_weights(most),
+            base=base,
+        )
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """SHAP value of each input, shape (n, inputs).
+
+        Args:
+            matrix: shape (n, inputs), single precision, missing values as NaN.
+        """
+        found = np.zeros((len(matrix), self.inputs))
+        trees = self.trees
+        _contributions(
+            np.ascontiguousarray(matrix, dtype=np.float32), trees.left, trees.feature, trees.threshold,
+            trees.missing_left, self.leaf_value, self.slot_from, self.slot_input, self.slot_share, self.step_from,
+            self.step_node, self.step_left, self.step_slot, self.weights, found,
+        )  # fmt: skip
+        return found
+
+
+def _weights(most: int) -> np.ndarray:
+    """Entry [d, s] is s! (d - s - 1)! / d!, for paths of d different inputs."""
+    table = np.zeros((most + 1, most + 1))
+    for d in range(1, most + 1):
+        for s in range(d):
+            table[d, s] = factorial(s) * factorial(d - s - 1) / factorial(d)
+    return table
+
+
+@njit(cache=True)
+def _contributions(
+    matrix, left, feature, threshold, missing_left, leaf_value, slot_from, slot_input, slot_share, step_from,
+    step_node, step_left, step_slot, weights, found,
+):  # fmt: skip
+    most = weights.shape[0]
+    goes_left = np.empty(len(left), dtype=np.bool_)
+    passes = np.empty(most, dtype=np.bool_)
+    full, rest = np.empty(most + 1), np.empty(most + 1)
+    for row in range(len(matrix)):
+        for node in range(len(left)):
+            if left[node] != -1:
+                x = matrix[row, feature[node]]
+                goes_left[node] = missing_left[node] if np.isnan(x) else x < threshold[node]
+        for leaf in range(len(leaf_value)):
+            start = slot_from[leaf]
+            depth = slot_from[leaf + 1] - start
+            passes[:depth] = True
+            for step in range(step_from[leaf], step_from[leaf + 1]):
+                if goes_left[step_node[step]] != step_left[step]:
+                    passes[step_slot[step]] = False
+            # The product over inputs that pass is a polynomial with leading coefficient 1; the others are a factor.
+            degree, outside = 0, 1.0
+            full[0] = 1.0
+            for slot in range(depth):
+                share = slot_share[start + slot]
+                if passes[slot]:
+                    full[degree + 1] = full[degree]
+                    for power in range(degree, 0, -1):
+                        full[power] = full[power] * share + full[power - 1]
+                    full[0] *= share
+                    degree += 1
+                else:
+                    outside *= share
+            if outside == 0.0:
+                # A share of 0 means that no training row came here: leave it out by dividing is not possible.
+                continue
+            of_all = 0.0
+            for power in range(degree + 1):
+                if power < depth:
+                    of_all += full[power] * weights[depth, power]
+            for slot in range(depth):
+                share = slot_share[start + slot]
+                if passes[slot]:
+                    # Divide the factor (share + t) out again, from the highest power down: stable, as share <= 1.
+                    carried, total = 0.0, 0.0
+                    for power in range(degree - 1, -1, -1):
+                        carried = full[power + 1] - share * carried
+                        total += carried * weights[depth, power]
+                    amount = (1.0 - share) * total * outside
+                else:
+                    amount = -of_all * outside  # -share * (outside / share)
+                found[row, slot_input[start + slot]] += leaf_value[leaf] * amount
