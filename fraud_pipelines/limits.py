@@ -140,3 +140,11 @@ FAIRNESS_FALSE_POSITIVE_RATIO = 1.25
 PARITY_MISMATCHES = 0
 # Days of served decisions the check looks at: as long as performance's window, so that a repaired fault leaves it.
 PARITY_WINDOW_DAYS = 28
+
+# A simpler model is preferred while it lacks no more than this many standard errors of the difference to the best.
+# Source: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees, 1984, section 3.4.3, the 1-SE rule.
+STANDARD_ERRORS_OF_NOISE = 1.0
+
+# Largest difference in log-odds between a compiled model and the libraries that fitted it: single precision over
+# hundreds of trees differs by 1e-5, a wrong comparison at a threshold by a tree's whole value, 0.01 and more.
+LARGEST_COMPILED_DIFFERENCE = 1e-3

@@ -10,7 +10,9 @@ from pydantic import Field
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import code_version
 from fraud_pipelines.features.spec import load_spec
-from fraud_pipelines.models.plots import importance_figure, precision_recall_figure, roc_figure
+from fraud_pipelines.models.contenders import CONTENDERS
+from fraud_pipelines.models.members import LearnerParameters
+from fraud_pipelines.models.plots import comparison_figure, importance_figure, precision_recall_figure, roc_figure
 from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.training import TrainingParameters, run_tags, train, validation_curves
@@ -24,8 +26,12 @@ from fraud_pipelines.settings import load_settings
 class CandidateConfig(dg.Config):
     """Settings of the fit; the windows come from the training set."""
 
-    trees: int = Field(TrainingParameters.trees, ge=1, description="Boosted trees; at least 1.")
-    seed: int = Field(TrainingParameters.seed, ge=0, description="Seed of every random choice; at least 0.")
+    contenders: list[str] = Field(
+        list(CONTENDERS), min_length=1, description=f"Models that compete: some of {', '.join(CONTENDERS)}."
+    )
+    trees: int = Field(LearnerParameters.trees, ge=1, description="Boosted trees; at least 1.")
+    forest_trees: int = Field(LearnerParameters.forest_trees, ge=1, description="Trees of the forests; at least 1.")
+    seed: int = Field(LearnerParameters.seed, ge=0, description="Seed of every random choice; at least 0.")
 
 
 @dg.asset(
@@ -39,10 +45,12 @@ class CandidateConfig(dg.Config):
 def candidate(
     config: CandidateConfig, warehouse: WarehouseResource, registry: RegistryResource
 ) -> dg.MaterializeResult:
-    """One model version per distinct training: XGBoost, calibration and thresholds, registered as challenger.
+    """One model version per distinct training: the contender that won, with its thresholds, registered as challenger.
 
-    Thresholds and calibration are chosen on the validation days only, by the costs and the review capacity of the
-    settings. The same rows, settings, seed and code give the same bundle and so the version that exists already.
+    A single tree, a logistic regression, XGBoost and their stack with a random forest and an anomaly score compete on
+    past weeks; of those within noise of the best, the simplest wins, and the comparison is kept with it. Thresholds are
+    chosen on the validation days only, by the costs and the review capacity of the settings. The same rows, settings,
+    seed and code give the same bundle and so the version that exists already.
     Registered does not mean promoted: see evaluation and champion.
     """
     rows, spec = read_training_set(warehouse.open()), load_spec()
@@ -56,27 +64,40 @@ def candidate(
         rows,
         spec,
         TrainingParameters(
-            trees=config.trees,
-            seed=config.seed,
+            LearnerParameters(
+                trees=config.trees,
+                forest_trees=config.forest_trees,
+                isolation_trees=config.forest_trees,
+                seed=config.seed,
+            ),
+            tuple(config.contenders),
             costs=CostMatrix.parse(settings.costs),
             capacity=ReviewCapacity(settings.reviews_per_day),
         ),
         code_version=code_version(),
-        progress=lambda done, total: report("trees", done, total),
+        progress=lambda done, total: report("fits", done, total),
     )
     seconds = time.monotonic() - started
     bundle = trained.bundle
     precision_recall, roc = validation_curves(trained)
+    comparison = bundle.comparison
     store = registry.open()
     with tempfile.TemporaryDirectory(prefix="fraud-bundle-") as folder:
         version = store.register(
             bundle.save(Path(folder) / "bundle"),
             params=bundle.parameters,
-            metrics={f"validation_{name}": value for name, value in bundle.metrics.items()},
+            metrics={
+                **{f"validation_{name}": value for name, value in bundle.metrics.items()},
+                **{
+                    f"contender_average_precision_{standing.name}": standing.average_precision
+                    for standing in (comparison.standings if comparison else ())
+                },
+            },
             figures={
                 "validation_precision_recall.png": precision_recall_figure({"candidate": precision_recall}),
                 "validation_roc.png": roc_figure({"candidate": roc}),
                 "importance.png": importance_figure(bundle.importance()),
+                **({"comparison.png": comparison_figure(comparison)} if comparison else {}),
             },
             tags=run_tags(bundle),
         )
@@ -89,8 +110,9 @@ def candidate(
             "train_seconds": seconds,
             "review_threshold": bundle.thresholds.review,
             "block_threshold": bundle.thresholds.block,
-            "calibration_slope": bundle.calibration.slope,
-            "calibration_intercept": bundle.calibration.intercept,
+            "contender": bundle.contender,
+            **({"comparison": dg.MarkdownMetadataValue(comparison.markdown())} if comparison else {}),
+            **{f"weight_{name}": value for name, value in bundle.weights.items()},
             **{f"validation_{name}": value for name, value in bundle.metrics.items() if value is not None},
         }
     )

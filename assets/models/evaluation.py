@@ -1,5 +1,7 @@
 """Candidate and champion on the same test rows."""
 
+from functools import partial
+
 import dagster as dg
 import pandas as pd
 
@@ -27,7 +29,7 @@ from fraud_pipelines.orchestration.resources import LedgerResource, RegistryReso
 def evaluation(
     warehouse: WarehouseResource, registry: RegistryResource, ledger: LedgerResource
 ) -> dg.MaterializeResult:
-    """One row per model version, moment and metric: the candidate, and the champion on the same rows.
+    """One row per model version, moment and metric: the candidate, the champion, and baselines, on the same rows.
 
     Each metric has the 95 % interval of a bootstrap over whole days, where enough days bear on it.
     Only labels known at the training set's moment count. Cards already known as compromised when a day began are
@@ -45,27 +47,45 @@ def evaluation(
             f"{rows.data_hash[:12]}: its test rows may be rows the challenger has seen. Run: fraud train"
         )
     test, split = rows.part(TEST), rows.split
-    window = {"since": split.test_since, "until": split.test_until, "as_of": split.as_of}
-    judged = {version: evaluate(bundle, test, unlabelled=rows.unlabelled[TEST], **window)}
+    judge = partial(
+        evaluate,
+        test=test,
+        since=split.test_since,
+        until=split.test_until,
+        as_of=split.as_of,
+        unlabelled=rows.unlabelled[TEST],
+    )
+    judged = {version: judge(bundle)}
     champion = ledger.open().champion_at()
     if champion is not None and champion != version:
-        judged[champion] = evaluate(models.load(champion), test, unlabelled=rows.unlabelled[TEST], **window)
+        judged[champion] = judge(models.load(champion))
     ours = judged[version]
+    baselines = {name: judge(bundle, baseline=name) for name in bundle.baselines}
     summaries = {name: shap_summary(bundle if name == version else models.load(name), test) for name in judged}
     with warehouse.open().session() as session:
         for name, result in judged.items():
             write_evaluation(session, name, result)
             moment = pd.Timestamp(split.as_of).as_unit("us")
             session.upsert(tables.ATTRIBUTIONS, summaries[name].table(name).assign(as_of=moment))
+        for name, result in baselines.items():
+            session.upsert(tables.EVALUATIONS, result.table(name))
     models.annotate(
         version,
         metrics={f"test_{name}": value for name, value in ours.metrics.items()},
         figures={
             "test_precision_recall.png": precision_recall_figure(
-                {f"version {name}": result.precision_recall for name, result in judged.items()},
+                {
+                    **{f"version {name}": result.precision_recall for name, result in judged.items()},
+                    **{name.replace("_", " "): result.precision_recall for name, result in baselines.items()},
+                },
                 fraud_share=ours.fraud_count / ours.rows,
             ),
-            "test_roc.png": roc_figure({f"version {name}": result.roc for name, result in judged.items()}),
+            "test_roc.png": roc_figure(
+                {
+                    **{f"version {name}": result.roc for name, result in judged.items()},
+                    **{name.replace("_", " "): result.roc for name, result in baselines.items()},
+                }
+            ),
             "shap.png": summaries[version].figure,
         },
     )
@@ -75,7 +95,7 @@ def evaluation(
             "data_hash": hash_rows(ours.scores),
             "model_version": version,
             "fraud_count": ours.fraud_count,
-            "metrics": dg.MarkdownMetadataValue(metrics_table(judged)),
+            "metrics": dg.MarkdownMetadataValue(metrics_table({**judged, **baselines})),
             **{name: value for name, value in ours.metrics.items() if value is not None},
             **{f"left_out_{name}": count for name, count in ours.excluded.items()},
             **(

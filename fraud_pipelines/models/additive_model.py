@@ -6,6 +6,7 @@ Boosted trees, a single tree, a logistic regression and their stack all have thi
 stack is linear in what its members say. So one compiled graph scores all of them, and one algorithm explains them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fraud_pipelines.errors import ContractBroken
-from fraud_pipelines.models.trees import Trees, mean_depth
+from fraud_pipelines.models.trees import Trees, joined, mean_depth
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from fraud_pipelines.models.onnx_graph import Compiled
+    from fraud_pipelines.models.tree_shap import Paths
 
 ANOMALY_SCORE = "anomaly_score"
 
@@ -64,6 +66,40 @@ class Linear:
         weights = {name: np.float32(factor) * getattr(self, name) for name in ("weight", "missing_weight")}
         return Linear(**{**self.__dict__, **weights})
 
+    def padded(self, inputs: int) -> "Linear":
+        """The same terms where there are further inputs, which have none."""
+        return Linear(**{name: np.pad(array, (0, inputs - len(array))) for name, array in self.__dict__.items()})
+
+
+def weighted_sum(parts: Sequence[tuple[float, "AdditiveModel"]], intercept: float = 0.0) -> "AdditiveModel":
+    """The model that says intercept + sum of weight * part, over parts on the same features.
+
+    Parts that read an anomaly score must read the same one. A part of weight 0 is left out.
+
+    Raises:
+        ContractBroken: the parts read different features or anomaly scores.
+    """
+    kept = [(weight, part) for weight, part in parts if weight != 0] or list(parts[:1])
+    isolations = {id(part.isolation): part.isolation for _, part in kept if part.isolation is not None}
+    if len({part.feature_count for _, part in kept}) != 1 or len(isolations) > 1:
+        raise ContractBroken(
+            "weighted_sum: expected parts on the same features and at most one anomaly score, found "
+            f"{[part.feature_count for _, part in kept]} features and {len(isolations)} anomaly scores."
+        )
+    isolation = next(iter(isolations.values()), None)
+    inputs = kept[0][1].feature_count + (isolation is not None)
+    grown = [part.trees.scaled(weight) for weight, part in kept if part.trees is not None]
+    lines = [part.linear.scaled(weight).padded(inputs) for weight, part in kept if part.linear is not None]
+    if len(lines) > 1:
+        raise ContractBroken(f"weighted_sum: expected at most one part with linear terms, found {len(lines)}.")
+    return AdditiveModel(
+        kept[0][1].feature_count,
+        intercept + sum(weight * part.intercept for weight, part in kept),
+        joined(grown) if grown else None,
+        lines[0] if lines else None,
+        isolation,
+    )
+
 
 def signed_log(inputs: np.ndarray, fill: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """z of `Linear` and whether the input is missing, both of shape (n, inputs), double precision."""
@@ -96,16 +132,6 @@ class AdditiveModel:
     def input_count(self) -> int:
         return self.feature_count + (self.isolation is not None)
 
-    def calibrated(self, slope: float, intercept: float) -> "AdditiveModel":
-        """The model whose log-odds are slope * this one's + intercept: calibration is part of the sum."""
-        return AdditiveModel(
-            self.feature_count,
-            slope * self.intercept + intercept,
-            self.trees.scaled(slope) if self.trees else None,
-            self.linear.scaled(slope) if self.linear else None,
-            self.isolation,
-        )
-
     # Scoring
 
     @cached_property
@@ -116,10 +142,10 @@ class AdditiveModel:
         return to_onnx(self)
 
     @cached_property
-    def _session(self) -> "onnxruntime.InferenceSession":
-        from fraud_pipelines.models.onnx_graph import open_session
+    def _compiled(self) -> "Compiled":
+        from fraud_pipelines.models.onnx_graph import Compiled
 
-        return open_session(self.onnx_bytes)
+        return Compiled(self.onnx_bytes, self.feature_count)
 
     def margin(self, features: np.ndarray) -> np.ndarray:
         """Log-odds of fraud by the compiled graph, shape (n,), double precision with the digits of a single.
@@ -129,14 +155,14 @@ class AdditiveModel:
         Args:
             features: shape (n, feature_count), missing values as NaN.
         """
-        return self._run("log_odds", features)
+        return self._compiled.run("log_odds", features)
 
     def anomaly_score(self, features: np.ndarray) -> np.ndarray | None:
         """How easily a row is told from all others, in (0, 1), 0.5 for the average row; shape (n,).
 
         None without isolation forest. Source: Liu, Ting, Zhou, Isolation Forest, 2008, equation 2.
         """
-        return self._run(ANOMALY_SCORE, features) if self.isolation else None
+        return self._compiled.run(ANOMALY_SCORE, features) if self.isolation else None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:
         """The features and, where there is one, the anomaly score beside them; single precision."""
@@ -151,31 +177,18 @@ class AdditiveModel:
         interventional (against the training mean); each row sums to `margin` of that row within single precision.
         Source: Lundberg et al., From local explanations to global understanding with explainable AI for trees, 2020.
         """
-        from fraud_pipelines.models.tree_shap import Paths
-
         inputs = self.inputs(features)
         values = np.zeros((len(inputs), self.input_count + 1))
         values[:, -1] = self.intercept
-        if self.trees is not None:
-            paths: Paths = self._paths
-            values[:, :-1] += paths.contributions(inputs)
-            values[:, -1] += paths.base
+        if self._paths is not None:
+            values[:, :-1] += self._paths.contributions(inputs)
+            values[:, -1] += self._paths.base
         if self.linear is not None:
             values[:, :-1] += self.linear.terms(inputs)
         return values
 
     @cached_property
-    def _paths(self) -> "object":
+    def _paths(self) -> "Paths | None":
         from fraud_pipelines.models.tree_shap import Paths
 
-        return Paths.of(self.trees, self.input_count)
-
-    def _run(self, output: str, features: np.ndarray) -> np.ndarray:
-        values = np.ascontiguousarray(features, dtype=np.float32)
-        if values.ndim != 2 or values.shape[1] != self.feature_count:
-            raise ContractBroken(
-                f"AdditiveModel: expected a matrix of shape (n, {self.feature_count}), found {values.shape}."
-            )
-        if len(values) == 0:
-            return np.empty(0)
-        return self._session.run([output], {"features": values})[0][:, 0].astype(np.float64)
+        return Paths.of(self.trees, self.input_count) if self.trees is not None else None

@@ -1,11 +1,13 @@
-"""A model as data: one folder of an XGBoost file, JSON, YAML and Parquet, with digests that are checked at load.
+"""A model as data: one folder of ONNX, XGBoost, JSON, YAML and Parquet files, with digests that are checked at load.
 
     manifest.json           format number and SHA-256 of every other file
-    model.ubj               the booster, in XGBoost's own format
-    model.json              what the model is: features, thresholds and what they were chosen with, calibration,
-                            windows, hashes, metrics, environment
+    model.onnx              the whole model: features to log-odds and probability (see additive_model.py)
+    boosted_trees.ubj       its booster, where it has one, in XGBoost's own format: the second route to the same score
+    model.json              what the model is: features, members and their weights, thresholds and what they were chosen
+                            with, how it won, windows, hashes, metrics, environment
     feature_spec.yml        the feature spec it was trained with
     reference.parquet       a sample of training feature rows without identifiers: the reference of drift
+    baseline_NAME.onnx      simpler models of the same rows, which stand beside it in every evaluation
 
 Nothing here can run code when loaded (no pickle). The content holds no clock reading, so the same data, seed and
 code give the same digest.
@@ -15,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,65 +26,54 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.features.spec import FeatureSpec, parse_spec
+from fraud_pipelines.models.additive_model import ANOMALY_SCORE, AdditiveModel
+from fraud_pipelines.models.comparison import Comparison
+from fraud_pipelines.models.onnx_graph import Compiled, from_onnx
 from fraud_pipelines.models.policy import PolicyBasis, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 
-if TYPE_CHECKING:
-    import xgboost
-
-FORMAT = 1
-MANIFEST, BOOSTER, MODEL, SPEC, REFERENCE = (
+FORMAT = 2
+MANIFEST, GRAPH, BOOSTER, MODEL, SPEC, REFERENCE = (
     "manifest.json",
-    "model.ubj",
+    "model.onnx",
+    "boosted_trees.ubj",
     "model.json",
     "feature_spec.yml",
     "reference.parquet",
 )
-FILES = (BOOSTER, MODEL, SPEC, REFERENCE)
+FILES = (GRAPH, MODEL, SPEC, REFERENCE)
+_BASELINE = re.compile(r"baseline_([a-z_]+)\.onnx")
 MOST_REFERENCE_ROWS = 5_000
-ENVIRONMENT_PACKAGES = ("fraud-pipelines", "xgboost", "numpy", "pandas", "pyarrow", "scikit-learn", "shap")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Platt scaling: probability = sigmoid(slope * margin + intercept). The slope is positive, so ranks stay.
-
-    Raises:
-        ContractBroken: the slope is not positive, or a number is not finite.
-    """
-
-    slope: float = 1.0
-    intercept: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.slope) and np.isfinite(self.intercept) and self.slope > 0):
-            raise ContractBroken(
-                f"Calibration: expected a positive slope and a finite intercept, found {self.slope}, {self.intercept}."
-            )
+ENVIRONMENT_PACKAGES = (
+    *("fraud-pipelines", "xgboost", "onnx", "onnxruntime", "numpy", "pandas", "pyarrow", "scikit-learn", "shap"),
+)
 
 
 @dataclass(frozen=True)
 class Bundle:
     """One trained model with all that scoring, explaining and auditing it needs.
 
-    `parameters` are the training parameters, `metrics` those on validation, `row_counts` the rows and frauds behind
-    them; `policy` says what the thresholds were chosen with (None without validation days, and in older bundles).
+    `contender` is the kind of model that won (`contenders.CONTENDERS`), `weights` how its members count, calibration
+    included, and `comparison` how it won. `parameters` are the training parameters, `metrics` those on validation,
+    `row_counts` the rows and frauds behind them; `policy` says what the thresholds were chosen with (None without
+    validation days). `baselines` are ONNX files by name.
     Matrices have shape (n, f) in the order of `feature_names`, missing values as NaN.
     """
 
-    booster_bytes: bytes
+    model: AdditiveModel = field(repr=False)
+    contender: str
+    weights: dict[str, float]
     spec_text: str
     feature_names: tuple[str, ...]
     spec_hash: str
     thresholds: Thresholds
-    calibration: Calibration
     split: TimeSplit
     data_hash: str
     parameters: dict[str, Any]
@@ -90,6 +82,9 @@ class Bundle:
     reference: pd.DataFrame = field(repr=False)
     code_version: str = ""
     policy: PolicyBasis | None = None
+    comparison: Comparison | None = None
+    booster_bytes: bytes | None = field(default=None, repr=False)
+    baselines: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     environment: dict[str, str] = field(default_factory=lambda: current_environment())
 
     def __post_init__(self) -> None:
@@ -98,51 +93,44 @@ class Bundle:
                 "Bundle: the reference sample must hold exactly the features, in their order; "
                 f"expected {list(self.feature_names)}, found {list(self.reference.columns)}."
             )
+        if self.model.feature_count != len(self.feature_names):
+            raise ContractBroken(
+                f"Bundle: expected a model of {len(self.feature_names)} features, found {self.model.feature_count}."
+            )
 
     # Scoring
 
-    @cached_property
-    def booster(self) -> "xgboost.Booster":
-        """The XGBoost model, on one thread: two threads collapse when the cores are busy."""
-        import xgboost
-
-        booster = xgboost.Booster({"nthread": 1})
-        booster.load_model(bytearray(self.booster_bytes))
-        booster.set_param({"nthread": 1})
-        return booster
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the model reads: the features, and the anomaly score where it has one."""
+        return (*self.feature_names, ANOMALY_SCORE) if self.model.isolation else self.feature_names
 
     def margin(self, matrix: np.ndarray) -> np.ndarray:
         """Calibrated log-odds of fraud, shape (n,), natural log."""
-        values = self._checked(matrix)
-        if len(values) == 0:
-            return np.empty(0)
-        raw = self.booster.inplace_predict(values, predict_type="margin").astype(np.float64)
-        return self.calibration.slope * raw + self.calibration.intercept
+        return self.model.margin(matrix)
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
         """Fraud probability in (0, 1), shape (n,)."""
-        return 1.0 / (1.0 + np.exp(-self.margin(matrix)))
+        return sigmoid(self.margin(matrix))
+
+    def predict_baseline(self, name: str, matrix: np.ndarray) -> np.ndarray:
+        """Fraud probability as one of `baselines` has it, shape (n,)."""
+        return sigmoid(Compiled(self.baselines[name], len(self.feature_names)).run("log_odds", matrix))
 
     def contributions(self, matrix: np.ndarray) -> np.ndarray:
-        """Exact SHAP values of the calibrated log-odds, shape (n, f + 1); the last column is the base value.
+        """Exact SHAP values of the log-odds per input, shape (n, inputs + 1); the last column is the base value.
 
         Each row sums to `margin` of that row within single precision.
         """
-        import xgboost
-
-        values = self._checked(matrix)
-        if len(values) == 0:
-            return np.empty((0, len(self.feature_names) + 1))
-        raw = self.booster.predict(xgboost.DMatrix(values, nthread=1), pred_contribs=True).astype(np.float64)
-        scaled = self.calibration.slope * raw
-        scaled[:, -1] += self.calibration.intercept
-        return scaled
+        return self.model.contributions(matrix)
 
     def importance(self) -> dict[str, float]:
-        """Share of the total gain per feature, largest first; features never used are 0."""
-        gains = self.booster.get_score(importance_type="total_gain")
-        total = sum(gains.values()) or 1.0
-        shares = {name: float(gains.get(f"f{index}", 0.0)) / total for index, name in enumerate(self.feature_names)}
+        """Share of the mean absolute SHAP value per input on the reference sample, largest first."""
+        from fraud_pipelines.features.vector import to_matrix
+
+        matrix = to_matrix(self.reference, self.feature_names)
+        sizes = np.abs(self.contributions(matrix[:_IMPORTANCE_ROWS])[:, :-1]).mean(axis=0)
+        shares = dict(zip(self.input_names, map(float, sizes / (sizes.sum() or 1.0)), strict=True))
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     @cached_property
@@ -155,14 +143,6 @@ class Bundle:
         """Days after which this model's training took labels for known: how long to wait before judging it."""
         return self.split.label_delay_days
 
-    def _checked(self, matrix: np.ndarray) -> np.ndarray:
-        values = np.asarray(matrix)
-        if values.ndim != 2 or values.shape[1] != len(self.feature_names):
-            raise ContractBroken(
-                f"Bundle: expected a matrix of shape (n, {len(self.feature_names)}), found {values.shape}."
-            )
-        return values
-
     # Keeping
 
     @cached_property
@@ -170,11 +150,13 @@ class Bundle:
         """Bytes of every file of the bundle, manifest included."""
         model = {
             "format": FORMAT,
+            "contender": self.contender,
+            "weights": self.weights,
+            "comparison": self.comparison.as_dict() if self.comparison else None,
             "feature_names": list(self.feature_names),
             "spec_hash": self.spec_hash,
             "thresholds": asdict(self.thresholds),
             "policy": self.policy.as_dict() if self.policy else None,
-            "calibration": asdict(self.calibration),
             "split": self.split.as_dict(),
             "data_hash": self.data_hash,
             "parameters": self.parameters,
@@ -184,10 +166,12 @@ class Bundle:
             "environment": self.environment,
         }
         files = {
-            BOOSTER: self.booster_bytes,
+            GRAPH: self.model.onnx_bytes,
             MODEL: _json_bytes(model),
             SPEC: self.spec_text.encode(),
             REFERENCE: _parquet_bytes(self.reference),
+            **({BOOSTER: self.booster_bytes} if self.booster_bytes is not None else {}),
+            **{f"baseline_{name}.onnx": data for name, data in self.baselines.items()},
         }
         manifest = {"format": FORMAT, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
         return {MANIFEST: _json_bytes(manifest), **files}
@@ -233,12 +217,14 @@ class Bundle:
         if digest is not None and digest != found:
             raise BundleCorrupt(f"{folder}: expected bundle digest {digest}, found {found}. {_AGAIN}")
         manifest = _parsed(folder, MANIFEST, manifest_bytes)
-        if manifest.get("format") != FORMAT or set(manifest.get("files", {})) != set(FILES):
+        listed = set(manifest.get("files", {}))
+        others = {name for name in listed - set(FILES) if name != BOOSTER and not _BASELINE.fullmatch(name)}
+        if manifest.get("format") != FORMAT or not listed >= set(FILES) or others:
             raise BundleCorrupt(
                 f"{folder}/{MANIFEST}: expected format {FORMAT} with the files {list(FILES)}, found format "
-                f"{manifest.get('format')} with {list(manifest.get('files', {}))}. {_AGAIN}"
+                f"{manifest.get('format')} with {sorted(listed)}. {_AGAIN}"
             )
-        files = {name: _read(folder, name) for name in FILES}
+        files = {name: _read(folder, name) for name in sorted(listed)}
         for name, data in files.items():
             actual = hashlib.sha256(data).hexdigest()
             if actual != manifest["files"][name]:
@@ -247,12 +233,13 @@ class Bundle:
                 )
         model = _parsed(folder, MODEL, files[MODEL])
         bundle = cls(
-            booster_bytes=files[BOOSTER],
+            model=from_onnx(files[GRAPH]),
+            contender=model["contender"],
+            weights=model["weights"],
             spec_text=files[SPEC].decode(),
             feature_names=tuple(model["feature_names"]),
             spec_hash=model["spec_hash"],
             thresholds=Thresholds(**model["thresholds"]),
-            calibration=Calibration(**model["calibration"]),
             split=TimeSplit.from_dict(model["split"]),
             data_hash=model["data_hash"],
             parameters=model["parameters"],
@@ -260,7 +247,10 @@ class Bundle:
             row_counts=model["row_counts"],
             reference=pd.read_parquet(io.BytesIO(files[REFERENCE])),
             code_version=model["code_version"],
-            policy=PolicyBasis.from_dict(model["policy"]) if model.get("policy") else None,
+            policy=PolicyBasis.from_dict(model["policy"]) if model["policy"] else None,
+            comparison=Comparison.from_dict(model["comparison"]) if model["comparison"] else None,
+            booster_bytes=files.get(BOOSTER),
+            baselines={match[1]: files[name] for name in files if (match := _BASELINE.fullmatch(name))},
             environment=model["environment"],
         )
         # The bytes as read: Parquet written again by another version would give another digest.
@@ -269,6 +259,13 @@ class Bundle:
 
 
 _AGAIN = "Fetch the version from the registry again, or train it again: fraud train"
+# As many rows as a plot of them can show.
+_IMPORTANCE_ROWS = 2_000
+
+
+def sigmoid(log_odds: np.ndarray) -> np.ndarray:
+    """Probability of natural log-odds; same shape."""
+    return 1.0 / (1.0 + np.exp(-log_odds))
 
 
 def current_environment() -> dict[str, str]:

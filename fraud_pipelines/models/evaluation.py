@@ -63,9 +63,10 @@ class Evaluation:
 
 
 def metrics_table(judged: Mapping[str, Evaluation]) -> str:
-    """Markdown: one row per metric, one column per version, such as 0.7123 (0.6901 to 0.7340)."""
+    """Markdown: one row per metric, one column per version or baseline, such as 0.7123 (0.6901 to 0.7340)."""
     versions = list(judged)
-    lines = [f"| metric | {' | '.join(f'version {name}' for name in versions)} |", "|---" * (len(versions) + 1) + "|"]
+    heads = [f"version {name}" if name.isdecimal() else name.replace("_", " ") for name in versions]
+    lines = [f"| metric | {' | '.join(heads)} |", "|---" * (len(versions) + 1) + "|"]
     for metric in judged[versions[0]].metrics:
         cells = [with_interval(judged[name].metrics.get(metric), judged[name].intervals.get(metric)) for name in judged]
         lines.append(f"| {metric} | {' | '.join(cells)} |")
@@ -87,6 +88,7 @@ def evaluate(
     until: datetime,
     as_of: datetime,
     unlabelled: int = 0,
+    baseline: str | None = None,
 ) -> Evaluation:
     """Score the test rows and judge the scores; cards already known as compromised do not count.
 
@@ -94,6 +96,7 @@ def evaluate(
         test: part 'test' of a training set: identity columns and features, labels known by `as_of` only.
         since, until: the test window [since, until).
         unlabelled: transactions of the window that have no label yet, for the record.
+        baseline: judge this baseline of the bundle in place of its model, with the same thresholds.
     Raises:
         ContractBroken: the rows lack a feature of this model.
         EmptySample: no row is left.
@@ -113,7 +116,8 @@ def evaluate(
             f"{int(known.sum())} belong to cards already known as compromised. "
             "Test on more days: fraud train --test-days N"
         )
-    probabilities = bundle.predict(to_matrix(rows, bundle.feature_names))
+    matrix = to_matrix(rows, bundle.feature_names)
+    probabilities = bundle.predict(matrix) if baseline is None else bundle.predict_baseline(baseline, matrix)
     truth = rows["is_fraud"].to_numpy(bool)
     scores = rows[["transaction_id", "event_time", "card_id", "amount_minor", "is_fraud"]].assign(
         fraud_probability=probabilities

@@ -1,6 +1,7 @@
 """Why a score is what it is: exact SHAP values, over a sample and for one transaction in plain words."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fraud_pipelines.models.bundle import Bundle
+    from fraud_pipelines.models.trees import Trees
 
 
 @dataclass(frozen=True)
 class ShapSummary:
-    """Mean absolute SHAP value per feature (log-odds), largest first, on `rows` rows; and the figure of all dots."""
+    """Mean absolute SHAP value per input (log-odds), largest first, on `rows` rows; and the figure of all dots."""
 
     mean_absolute: dict[str, float]
     rows: int
@@ -36,7 +38,7 @@ class ShapSummary:
 
 
 def shap_summary(bundle: "Bundle", frame: pd.DataFrame, max_rows: int = 2000) -> ShapSummary:
-    """SHAP values of a sample of rows with the shap library's tree explainer.
+    """SHAP values of a sample of rows, those of trees with the shap library's explainer: a route of its own to them.
 
     Args:
         frame: rows with the model's features; when longer than `max_rows`, evenly spaced rows are taken, so the sample
@@ -52,16 +54,48 @@ def shap_summary(bundle: "Bundle", frame: pd.DataFrame, max_rows: int = 2000) ->
     from fraud_pipelines.models.plots import shap_figure
 
     keep = np.unique(np.linspace(0, len(frame) - 1, min(len(frame), max_rows)).astype(int))
-    matrix = np.asarray(to_matrix(frame.iloc[keep], bundle.feature_names))
-    raw = shap.TreeExplainer(bundle.booster).shap_values(matrix)
-    values = bundle.calibration.slope * np.asarray(raw, dtype=np.float64)
+    inputs = bundle.model.inputs(to_matrix(frame.iloc[keep], bundle.feature_names))
+    values = np.zeros(inputs.shape)
+    if bundle.model.trees is not None:
+        explainer = shap.TreeExplainer(_as_shap_reads(bundle.model.trees), feature_perturbation="tree_path_dependent")
+        values += explainer.shap_values(inputs, check_additivity=False)
+    if bundle.model.linear is not None:
+        values += bundle.model.linear.terms(inputs)
     means = np.abs(values).mean(axis=0)
     order = np.argsort(-means, kind="stable")
     return ShapSummary(
-        mean_absolute={bundle.feature_names[position]: float(means[position]) for position in order},
+        mean_absolute={bundle.input_names[position]: float(means[position]) for position in order},
         rows=len(keep),
-        figure=shap_figure(bundle.feature_names, values, matrix.astype(np.float64)),
+        figure=shap_figure(bundle.input_names, values, inputs.astype(np.float64)),
     )
+
+
+def _as_shap_reads(trees: "Trees") -> dict[str, Any]:
+    """Trees in the form in which shap.TreeExplainer takes any; there a row goes left where x <= limit."""
+    just_below = np.nextafter(trees.threshold, np.float32(-np.inf)).astype(np.float64)
+    described = []
+    for first, end in pairwise([*trees.roots, len(trees.left)]):
+        leaf = trees.is_leaf[first:end]
+        left, right = (np.where(leaf, -1, side[first:end] - first) for side in (trees.left, trees.right))
+        described.append(
+            {
+                "children_left": left,
+                "children_right": right,
+                "children_default": np.where(trees.missing_left[first:end], left, right),
+                "features": np.where(leaf, -1, trees.feature[first:end]),
+                "thresholds": just_below[first:end],
+                "values": trees.value[first:end, None].astype(np.float64),
+                "node_sample_weight": trees.cover[first:end].astype(np.float64),
+            }
+        )
+    return {
+        "trees": described,
+        "base_offset": 0.0,
+        "tree_output": "log_odds",
+        "objective": "binary_crossentropy",
+        "input_dtype": np.float32,
+        "internal_dtype": np.float64,
+    }
 
 
 def top_reasons(

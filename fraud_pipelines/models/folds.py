@@ -7,7 +7,7 @@
 Tuning, stacking and the choice between models judge on these blocks. The last one is the validation window.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -44,12 +44,14 @@ def learning_rows(training_set: TrainingSet) -> pd.DataFrame:
 def time_folds(rows: pd.DataFrame, split: TimeSplit, blocks: int = BLOCKS) -> list[Fold]:
     """The last blocks before the end of training, oldest first, each as long as the validation window.
 
-    Blocks with too little before them are left out (fewer than FEWEST_FRAUDS frauds to learn from, or no genuine row),
-    as are those without frauds of their own; without a validation window there are none.
+    Blocks with too little before them are left out: fewer than FEWEST_FRAUDS frauds, or no genuine row. The last one,
+    the validation window, then learns from all rows before it, so that thresholds can be chosen on little data, too.
+    Without a validation window there are no blocks.
 
     Args:
         rows: as `learning_rows`; shape (n, ...).
     """
+    is_fraud, least = rows["is_fraud"].to_numpy(bool), FEWEST_FRAUDS
     found = []
     for number in range(blocks, 0, -1):
         since = split.train_until - number * timedelta(days=split.validation_days)
@@ -57,11 +59,16 @@ def time_folds(rows: pd.DataFrame, split: TimeSplit, blocks: int = BLOCKS) -> li
         if since == until or since <= split.train_since:
             continue
         fold = _fold(rows, split, since, until)
-        is_fraud = rows["is_fraud"].to_numpy(bool)
-        known, judged = is_fraud[fold.learn], is_fraud[fold.judge]
-        if known.sum() >= FEWEST_FRAUDS and not known.all() and judged.any() and not judged.all():
+        if number == 1 and not _can_learn(is_fraud[fold.learn]):
+            fold = replace(fold, learn=np.flatnonzero(rows["event_time"] < since))
+            least = 1
+        if _can_learn(is_fraud[fold.learn], least) and len(fold.judge):
             found.append(fold)
     return found
+
+
+def _can_learn(is_fraud: np.ndarray, fewest: int = FEWEST_FRAUDS) -> bool:
+    return bool(is_fraud.sum() >= fewest and not is_fraud.all())
 
 
 def _fold(rows: pd.DataFrame, split: TimeSplit, since: datetime, until: datetime) -> Fold:
@@ -74,5 +81,6 @@ def _fold(rows: pd.DataFrame, split: TimeSplit, since: datetime, until: datetime
     frauds = rows[is_fraud & (moment >= watched) & (known_at < until)]
     history = frauds[["card_id", "transaction_id", "is_fraud"]].assign(known_at=frauds["label_known_at"])
     position = np.flatnonzero(block)
-    is_known = mark_known_compromised(rows.iloc[position], history)
+    of_block = rows.iloc[position]
+    is_known = mark_known_compromised(of_block, history) | of_block["card_is_known_compromised"].to_numpy(bool)
     return Fold(since, until, np.flatnonzero(learn), position[~is_known])

@@ -1,4 +1,4 @@
-"""Fitting: each learner that can stand alone or be a member of the stack, the same every time for the same rows and seed.
+"""Fitting each learner that can stand alone or be a member of the stack; same rows and seed, same result.
 
 Each takes a matrix of inputs and gives trees or linear terms, ready to be added up (see additive_model.py).
 """
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fraud_pipelines.errors import SettingInvalid
+from fraud_pipelines.models.additive_model import Linear, signed_log
 
 if TYPE_CHECKING:
     import xgboost
+    from sklearn.ensemble import IsolationForest, RandomForestClassifier
+    from sklearn.tree import DecisionTreeClassifier
 
 Report = Callable[[int], None]
 
@@ -43,15 +46,17 @@ class LearnerParameters:
     fraud_weight: float = 1.0
     forest_trees: int = 100
     forest_depth: int = 10
+    forest_genuine_rows: int = 60_000
     isolation_trees: int = 100
     isolation_rows: int = 256
-    regularisation: float = 1e-3
+    regularisation: float = 1e-4
     seed: int = 20180822
     # More threads are faster on an idle machine and collapse on a busy one.
     threads: int = 1
 
     def __post_init__(self) -> None:
         counts = (
+            "forest_genuine_rows",
             "trees",
             "max_depth",
             "most_genuine_rows",
@@ -117,13 +122,90 @@ def fit_boosted_trees(
     )
 
 
-def sampled(is_fraud: np.ndarray, settings: LearnerParameters) -> tuple[np.ndarray, np.ndarray]:
+def fit_random_forest(
+    matrix: np.ndarray, is_fraud: np.ndarray, settings: LearnerParameters
+) -> "RandomForestClassifier":
+    """Deep trees on resampled rows; arguments as `fit_boosted_trees`."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    keep, weights = sampled(is_fraud, settings, most_genuine_rows=settings.forest_genuine_rows)
+    forest = RandomForestClassifier(
+        settings.forest_trees,
+        max_depth=settings.forest_depth,
+        min_samples_leaf=5,
+        random_state=settings.seed,
+        n_jobs=settings.threads,
+    )
+    return forest.fit(matrix[keep], is_fraud[keep], sample_weight=weights)
+
+
+def fit_single_tree(matrix: np.ndarray, is_fraud: np.ndarray, settings: LearnerParameters) -> "DecisionTreeClassifier":
+    """One tree that a person can read; arguments as `fit_boosted_trees`."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    keep, weights = sampled(is_fraud, settings)
+    tree = DecisionTreeClassifier(max_depth=6, min_samples_leaf=20, random_state=settings.seed)
+    return tree.fit(matrix[keep], is_fraud[keep], sample_weight=weights)
+
+
+def fit_isolation_forest(matrix: np.ndarray, settings: LearnerParameters) -> "IsolationForest":
+    """Trees that tell single rows from all others, without any label; `matrix` as in `fit_boosted_trees`."""
+    from sklearn.ensemble import IsolationForest
+
+    forest = IsolationForest(
+        n_estimators=settings.isolation_trees,
+        max_samples=min(settings.isolation_rows, len(matrix)),
+        random_state=settings.seed,
+        n_jobs=settings.threads,
+    )
+    return forest.fit(matrix)
+
+
+def fit_logistic_regression(
+    matrix: np.ndarray, is_fraud: np.ndarray, settings: LearnerParameters
+) -> tuple[Linear, float]:
+    """Terms and intercept of a logistic regression on signed logarithms, standardised, and on what is missing.
+
+    Arguments as `fit_boosted_trees`. An input that is the same in every row gets no weight.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    keep, weights = sampled(is_fraud, settings)
+    rows = matrix[keep]
+    fill = typical(rows)
+    design = np.hstack(signed_log(rows, fill))
+    center = np.average(design, axis=0, weights=weights)
+    spread = np.sqrt(np.average((design - center) ** 2, axis=0, weights=weights))
+    varies = spread > 1e-9
+    design = np.divide(design - center, spread, out=np.zeros_like(design), where=varies)
+    fitted = LogisticRegression(C=1 / (settings.regularisation * len(rows)), max_iter=500)
+    fitted.fit(design, is_fraud[keep], sample_weight=weights)
+    weight = np.divide(fitted.coef_[0], spread, out=np.zeros_like(spread), where=varies)
+    (of_values, values_center), (of_missing, missing_share) = (
+        part.astype(np.float32) for part in np.split(np.stack([weight, center]), 2, axis=1)
+    )
+    return Linear(of_values, of_missing, fill, values_center, missing_share), float(fitted.intercept_[0])
+
+
+def typical(rows: np.ndarray) -> np.ndarray:
+    """Signed logarithm of each input's median, 0 where every row lacks it: what a missing value counts as."""
+    medians = np.zeros(rows.shape[1])
+    for column in range(rows.shape[1]):
+        present = rows[~np.isnan(rows[:, column]), column]
+        medians[column] = np.median(present) if len(present) else 0.0
+    return (np.sign(medians) * np.log1p(np.abs(medians))).astype(np.float32)
+
+
+def sampled(
+    is_fraud: np.ndarray, settings: LearnerParameters, *, most_genuine_rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions to train on, ascending, and their weights: those of genuine rows add up to all of them."""
+    most = min(most_genuine_rows or settings.most_genuine_rows, settings.most_genuine_rows)
     genuine = np.flatnonzero(~is_fraud)
     weights = np.where(is_fraud, settings.fraud_weight, 1.0).astype(np.float32)
-    if len(genuine) <= settings.most_genuine_rows:
+    if len(genuine) <= most:
         return np.arange(len(is_fraud)), weights
-    sample = np.random.default_rng(settings.seed).choice(genuine, settings.most_genuine_rows, replace=False)
+    sample = np.random.default_rng(settings.seed).choice(genuine, most, replace=False)
     keep = np.sort(np.concatenate([np.flatnonzero(is_fraud), sample]))
-    weights[genuine] = len(genuine) / settings.most_genuine_rows
+    weights[genuine] = len(genuine) / most
     return keep, weights[keep]

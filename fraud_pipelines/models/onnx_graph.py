@@ -7,11 +7,14 @@ trees (skl2onnx makes an isolation forest a hundred times slower), it keeps the 
 comparison with a threshold is exact on single-precision input.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fraud_pipelines.errors import BundleCorrupt
+from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.models.trees import LEAF, Trees
 
 if TYPE_CHECKING:
@@ -30,23 +33,43 @@ _LINEAR = ("weight", "missing_weight", "fill", "center", "missing_share")
 _BLOCK = 16
 
 
-def open_session(onnx_bytes: bytes) -> "onnxruntime.InferenceSession":
-    """A session on one thread: two collapse when the cores are busy, and each service worker has its own.
+@dataclass(frozen=True)
+class Compiled:
+    """An ONNX graph that can be run on rows of `feature_count` features."""
 
-    Raises:
-        BundleCorrupt: the bytes are no ONNX model.
-    """
-    import onnxruntime
+    onnx_bytes: bytes = field(repr=False)
+    feature_count: int
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no class of their own
-        raise BundleCorrupt(
-            f"The model is no ONNX file that can be run: {error}. Train it again: fraud train"
-        ) from error
+    @cached_property
+    def _session(self) -> "onnxruntime.InferenceSession":
+        """On one thread: two collapse when the cores are busy, and each service worker has its own session."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(self.onnx_bytes, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no class of their own
+            raise BundleCorrupt(f"An ONNX file that cannot be run: {error}. Train again: fraud train") from error
+
+    def run(self, output: str, features: np.ndarray) -> np.ndarray:
+        """One output, shape (n,), double precision with the digits of a single.
+
+        Args:
+            features: shape (n, feature_count), missing values as NaN.
+        Raises:
+            ContractBroken: the matrix has another shape.
+            BundleCorrupt: the bytes are no ONNX model.
+        """
+        values = np.ascontiguousarray(features, dtype=np.float32)
+        if values.ndim != 2 or values.shape[1] != self.feature_count:
+            raise ContractBroken(
+                f"The model expects a matrix of shape (n, {self.feature_count}), found {values.shape}."
+            )
+        if len(values) == 0:
+            return np.empty(0)
+        return self._session.run([output], {"features": values})[0][:, 0].astype(np.float64)
 
 
 def to_onnx(model: "AdditiveModel") -> bytes:
@@ -100,18 +123,32 @@ def to_onnx(model: "AdditiveModel") -> bytes:
         total = "log_odds" if position == len(parts) - 1 else f"partial_{position}"
         nodes.append(helper.make_node("Add", [part, parts[0] if position == 1 else f"partial_{position - 1}"], [total]))
     nodes.append(helper.make_node("Sigmoid", ["log_odds"], ["fraud_probability"]))
+    return model_bytes("fraud_scorer", nodes, constants, whole_numbers, model.feature_count, outputs)
+
+
+def model_bytes(
+    name: str,
+    nodes: list[Any],
+    constants: Mapping[str, np.ndarray],
+    whole_numbers: Mapping[str, list[int]],
+    features: int,
+    outputs: list[str],
+) -> bytes:
+    """An ONNX file of these nodes that reads `features` (n, features) and gives each output as (n, 1)."""
+    from onnx import TensorProto, helper
+
     initializers = [
-        helper.make_tensor(name, TensorProto.FLOAT, value.shape, value.astype(np.float32).ravel())
-        for name, value in constants.items()
+        helper.make_tensor(key, TensorProto.FLOAT, value.shape, value.astype(np.float32).ravel())
+        for key, value in constants.items()
     ]
     initializers += [
-        helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers) for name, numbers in whole_numbers.items()
+        helper.make_tensor(key, TensorProto.INT64, [len(values)], values) for key, values in whole_numbers.items()
     ]
     graph = helper.make_graph(
         nodes,
-        "fraud_scorer",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, model.feature_count])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in outputs],
+        name,
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, features])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, 1]) for output in outputs],
         initializers,
     )
     opsets = [helper.make_opsetid(domain, number) for domain, number in _OPSETS.items()]

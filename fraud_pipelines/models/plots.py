@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fraud_pipelines.models.comparison import Comparison
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SIZE = (6.4, 4.2)  # inches
 Points = Sequence[tuple[float, float]]
 
@@ -34,12 +37,32 @@ def roc_figure(curves: Mapping[str, Points]) -> "Figure":
 
 
 def importance_figure(importance: Mapping[str, float], *, most: int = 20) -> "Figure":
-    """Share of total gain per feature, largest on top."""
+    """Share of the mean absolute SHAP value per input, largest on top."""
     names = sorted(importance, key=lambda name: importance[name], reverse=True)[:most][::-1]
-    figure, axes = _axes("Feature importance", "Share of total gain", "", height=1.2 + 0.28 * len(names))
+    figure, axes = _axes(
+        "Feature importance", "Share of mean |SHAP value| on training rows", "", height=1.2 + 0.28 * len(names)
+    )
     axes.set_xlim(auto=True)
     axes.set_ylim(auto=True)
     axes.barh(names, [importance[name] for name in names], color=BLUE)
+    figure.tight_layout()
+    return figure
+
+
+def comparison_figure(comparison: "Comparison") -> "Figure":
+    """Average precision of each contender with its 95 % interval, simplest on top; the one registered is orange."""
+    judged = [(item, item.average_precision) for item in comparison.standings if item.average_precision is not None]
+    title = f"Contenders on {comparison.days} past days"
+    figure, axes = _axes(title, "Average precision", "", height=1.4 + 0.5 * len(judged))
+    axes.set_xlim(auto=True)
+    axes.set_ylim(-0.6, len(judged) - 0.4)
+    for row, (standing, value) in enumerate(reversed(judged)):
+        colour = ORANGE if standing.name == comparison.winner else BLUE
+        if standing.lower is not None and standing.upper is not None:
+            axes.plot([standing.lower, standing.upper], [row, row], color=colour, linewidth=2)
+        axes.plot([value], [row], "D" if standing.name == comparison.winner else "o", color=colour)
+        axes.annotate(f"{value:.4f}", (value, row + 0.15), ha="center", fontsize=8)
+    axes.set_yticks(range(len(judged)), [item.name.replace("_", " ") for item, _ in reversed(judged)])
     figure.tight_layout()
     return figure
 
@@ -90,7 +113,8 @@ def _axes(title: str, x: str, y: str, *, height: float = SIZE[1]) -> tuple["Figu
 
 
 def _draw_curves(axes: "Axes", curves: Mapping[str, Points], *, step: bool) -> None:
-    for (name, points), color, style in zip(curves.items(), (BLUE, ORANGE, GREY), ("-", "--", "-."), strict=False):
+    looks = ((color, style) for style in ("-", "--", "-.", ":") for color in COLOURS)
+    for (name, points), (color, style) in zip(curves.items(), looks, strict=False):
         x, y = [point[0] for point in points], [point[1] for point in points]
         axes.plot(x, y, color=color, linestyle=style, label=name, drawstyle="steps-post" if step else "default")
 

@@ -1,71 +1,78 @@
-"""Fitting: one XGBoost model, its calibration and its thresholds, the same every time for the same rows and seed."""
+"""Training: contenders compete on past blocks of days, the winner is fitted on everything and given its thresholds.
 
+    learning rows -> blocks -> members fitted per block -> comparison -> winner -> thresholds on the validation days
+                                                                  \\-> members fitted on all rows -> bundle
+The same rows, settings and seed give the same bundle.
+"""
+
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import timedelta
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fraud_pipelines.errors import SettingInvalid
+from fraud_pipelines import limits
+from fraud_pipelines.errors import ContractBroken, SettingInvalid
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models.bundle import MOST_REFERENCE_ROWS, Bundle, Calibration
+from fraud_pipelines.models import contenders
+from fraud_pipelines.models.additive_model import AdditiveModel
+from fraud_pipelines.models.autoencoder import fit_autoencoder
+from fraud_pipelines.models.bundle import MOST_REFERENCE_ROWS, Bundle, sigmoid
+from fraud_pipelines.models.contenders import CONTENDERS, Member, Weights
 from fraud_pipelines.models.evaluation import ranking_metrics
+from fraud_pipelines.models.folds import Fold, learning_rows, time_folds
+from fraud_pipelines.models.members import LearnerParameters
 from fraud_pipelines.models.metrics import precision_recall_points, roc_points
 from fraud_pipelines.models.policy import (
     DEFAULT_THRESHOLDS,
-    FEWEST_FRAUDS,
     CostMatrix,
     PolicyBasis,
     ReviewCapacity,
+    Thresholds,
     choose_thresholds,
 )
+from fraud_pipelines.models.selection import judge
 from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION
 from fraud_pipelines.models.training_set import TrainingSet
 
-# Fewer validation frauds than this cannot place two calibration numbers.
-FEWEST_FRAUDS_TO_CALIBRATE = 50
+AUTOENCODER = "autoencoder"
+# Documented beside the model in every evaluation.
+BASELINES = ("single_tree", "logistic_regression", "xgboost")
 
 
 @dataclass(frozen=True)
 class TrainingParameters:
-    """Settings of one training.
+    """Settings of one training: who competes, how each is fitted, what a decision costs.
 
-    `max_bin` 1024 and `base_score` 0.5 matter at 1 % fraud: with XGBoost's defaults (256 bins, base score from the
-    data) the handbook's reference week loses a tenth of its average precision.
+    `workers` fits run at the same time, each on `learner.threads` threads; they change nothing but the time it takes.
+
+    Raises:
+        SettingInvalid: a contender is unknown, or none is named.
     """
 
-    trees: int = 250
-    learning_rate: float = 0.05
-    max_depth: int = 3
-    subsample: float = 0.8
-    colsample_bytree: float = 0.5
-    max_bin: int = 1024
-    base_score: float = 0.5
-    # Genuine rows beyond this many are sampled and weighted up; every fraud is kept.
-    most_genuine_rows: int = 200_000
+    learner: LearnerParameters = field(default_factory=LearnerParameters)
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
     costs: CostMatrix = field(default_factory=CostMatrix)
     capacity: ReviewCapacity = field(default_factory=ReviewCapacity)
-    # Platt scaling on the validation days. Off: on the handbook's three test weeks of July 2018 it left the Brier score
-    # as it was (0.0024) and moved the calibration error from 0.0009 to 0.0008, which is noise.
-    calibrate: bool = False
-    seed: int = 20180822
-    # More threads are faster on an idle machine and collapse on a busy one.
-    threads: int = 1
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        if self.trees < 1 or self.most_genuine_rows < 1 or self.threads < 1:
+        unknown = [name for name in self.contenders if name not in CONTENDERS]
+        if unknown or not self.contenders:
             raise SettingInvalid(
-                "TrainingParameters: trees, most_genuine_rows and threads must be at least 1; found "
-                f"{self.trees}, {self.most_genuine_rows}, {self.threads}."
+                f"TrainingParameters: contenders must be some of {list(CONTENDERS)}; found {list(self.contenders)}."
             )
 
     def of_the_fit(self) -> dict[str, Any]:
         """The plain values; costs and capacity are kept with the thresholds they lead to."""
-        plain = (item.name for item in fields(self) if item.name not in ("costs", "capacity"))
-        return {name: getattr(self, name) for name in plain}
+        unchanging = {name: value for name, value in self.learner.as_dict().items() if name != "threads"}
+        return {**unchanging, "contenders": ", ".join(self.contenders)}
 
 
 @dataclass(frozen=True)
@@ -88,69 +95,100 @@ def train(
     code_version: str = "",
     progress: Progress | None = None,
 ) -> Trained:
-    """Fit twice: without the validation days to choose calibration and thresholds, then on everything to decide with.
+    """Let the contenders compete, fit the winner on all rows, choose its thresholds on the validation days.
 
-    The first fit sees what a model that starts with the validation window could have seen: rows at least the label
-    delay old, with labels known by then. Where too few frauds are left, it sees all rows before validation.
+    What thresholds and comparison are based on was said by fits that knew no row or label of the days they judge.
 
     Args:
         training_set: rows of parts 'train' and 'validation' are used, 'test' never.
-        progress: called with (trees built, trees in total) as the fits advance.
+        progress: called with (fits done, fits in total).
+    Raises:
+        ContractBroken: the compiled model does not say what the libraries that fitted it say.
     """
     settings = parameters or TrainingParameters()
-    report = progress or (lambda done, of: None)
-    calibration, thresholds, basis = Calibration(), DEFAULT_THRESHOLDS, None
-    truth, probabilities = np.empty(0, dtype=bool), np.empty(0)
-    metrics: dict[str, float | None] = {}
-    validation = training_set.part(VALIDATION)
-    # As in evaluation: a known card is blocked already, and would make the thresholds look better than they are.
-    validation = validation[~validation["card_is_known_compromised"].astype(bool)].reset_index(drop=True)
-    earlier = _known_before_validation(training_set)
-    chooses = bool(len(validation)) and _has_both(earlier)
-    total, done = settings.trees * (2 if chooses else 1), 0
-    if chooses:
-        booster = _fit(earlier, spec, settings, lambda trees: report(trees, total))
-        margins = _margins(booster, to_matrix(validation, spec.names))
-        truth = validation["is_fraud"].to_numpy(bool)
-        if settings.calibrate:
-            calibration = fit_calibration(truth, margins)
-        probabilities = _sigmoid(calibration.slope * margins + calibration.intercept)
-        basis = _policy_basis(training_set, truth, settings)
-        thresholds = choose_thresholds(
-            truth,
-            probabilities,
-            validation["amount_minor"].to_numpy(),
-            days=training_set.split.validation_days,
-            costs=basis.costs,
-            reviews_per_day=basis.reviews_per_day,
-        )
-        metrics = ranking_metrics(validation, probabilities)
-        done = settings.trees
-    rows = training_set.part(TRAIN, VALIDATION)
-    booster = _fit(rows, spec, settings, lambda trees: report(done + trees, total))
-    sample = np.random.default_rng(settings.seed).permutation(len(rows))[:MOST_REFERENCE_ROWS]
-    reference = rows.loc[np.sort(sample), list(spec.names)].astype(np.float64).reset_index(drop=True)
+    rows = learning_rows(training_set)
+    features, truth = to_matrix(rows, spec.names), rows["is_fraud"].to_numpy(bool)
+    folds = time_folds(rows, training_set.split)
+    fits_per_block = len(contenders.members_of(settings.contenders))
+    counter = _Counter(progress, (len(folds) + 1) * max(fits_per_block, len(BASELINES)) + 1)
+    judged = judge(
+        rows,
+        features,
+        folds,
+        settings.learner,
+        names=[name for name in CONTENDERS if name in settings.contenders],
+        label_delay=timedelta(days=training_set.split.label_delay_days),
+        report=counter.one_more,
+        workers=settings.workers,
+    )
+    winner = judged.comparison.winner
+    isolation = None
+    needed = contenders.members_of([winner, *BASELINES])
+    if any(member.endswith(contenders.ON_ANOMALY) for member in needed):
+        isolation = contenders.fit_isolation(features, settings.learner)
+
+    def fit(member: str) -> Member:
+        fitted = contenders.fit_member(member, features, truth, settings.learner, isolation)
+        counter.one_more()
+        return fitted
+
+    with ThreadPoolExecutor(settings.workers) as pool:
+        autoencoder = pool.submit(fit_autoencoder, features, truth, settings.learner)
+        fitted = dict(zip(needed, pool.map(fit, needed), strict=True))
+        baselines = {AUTOENCODER: autoencoder.result()}
+    counter.finish()
+    for name in BASELINES:
+        weights = judged.weights.get(name, Weights((1.0,), 0.0))
+        baselines[name] = contenders.assembled([fitted[member] for member in CONTENDERS[name]], weights).onnx_bytes
+    members, weights = [fitted[member] for member in CONTENDERS[winner]], judged.weights[winner]
+    model = contenders.assembled(members, weights)
+    sample = np.sort(np.random.default_rng(settings.learner.seed).permutation(len(rows))[:MOST_REFERENCE_ROWS])
+    require_agreement(members, weights, model, features[sample])
+    validation = _validation(training_set, rows, folds, judged.log_odds[winner], settings)
+    boosters = [member.booster_bytes for member in members if member.booster_bytes is not None]
     bundle = Bundle(
-        booster_bytes=bytes(booster.save_raw(raw_format="ubj")),
+        model=model,
+        contender=winner,
+        weights={**dict(zip(CONTENDERS[winner], weights.weights, strict=True)), "intercept": weights.intercept},
         spec_text=spec.text,
         feature_names=tuple(spec.names),
         spec_hash=spec.hash,
-        thresholds=thresholds,
-        calibration=calibration,
+        thresholds=validation.thresholds,
         split=training_set.split,
         data_hash=training_set.data_hash,
         parameters=settings.of_the_fit(),
-        metrics=metrics,
+        metrics=validation.metrics,
         row_counts={
             f"{part}_{kind}": count(part)
             for part in (TRAIN, VALIDATION, TEST)
             for kind, count in (("rows", training_set.rows), ("frauds", training_set.frauds))
         },
-        reference=reference,
+        reference=rows.loc[sample, list(spec.names)].astype(np.float64).reset_index(drop=True),
         code_version=code_version,
-        policy=basis,
+        policy=validation.basis,
+        comparison=judged.comparison,
+        booster_bytes=boosters[0] if boosters else None,
+        baselines=baselines,
     )
-    return Trained(bundle, truth, probabilities)
+    return Trained(bundle, validation.truth, validation.probabilities)
+
+
+def require_agreement(members: list[Member], weights: Weights, model: AdditiveModel, features: np.ndarray) -> None:
+    """Refuse a compiled model that says something else than the libraries that fitted it.
+
+    Args:
+        features: shape (n, f), rows to compare on.
+    Raises:
+        ContractBroken: the log-odds differ by more than limits.LARGEST_COMPILED_DIFFERENCE somewhere.
+    """
+    native = contenders.native_log_odds(members, weights, model, features)
+    worst = float(np.max(np.abs(native - model.margin(features)), initial=0.0))
+    if not worst <= limits.LARGEST_COMPILED_DIFFERENCE:
+        raise ContractBroken(
+            f"The compiled model and the libraries that fitted it differ by {worst:.2g} in log-odds, expected at most "
+            f"{limits.LARGEST_COMPILED_DIFFERENCE:.0e} (fraud_pipelines/limits.py). Nothing was registered; the "
+            "versions installed may not be those of uv.lock: fraud doctor"
+        )
 
 
 def validation_curves(trained: Trained) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
@@ -163,6 +201,7 @@ def run_tags(bundle: Bundle) -> dict[str, str]:
     """What a registered version says about where it comes from."""
     split = bundle.split
     return {
+        "contender": bundle.contender,
         "training_window": f"[{split.train_since:%Y-%m-%d}, {split.train_until:%Y-%m-%d})",
         "test_window": f"[{split.test_since:%Y-%m-%d}, {split.test_until:%Y-%m-%d})",
         "as_of": split.as_of.isoformat(),
@@ -172,124 +211,60 @@ def run_tags(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def fit_calibration(is_fraud: np.ndarray, margins: np.ndarray) -> Calibration:
-    """Platt scaling by maximum likelihood on validation margins; the identity where there is too little to fit.
+@dataclass(frozen=True)
+class _Validation:
+    """What the validation days give: thresholds, what they were chosen with, and how well the winner ranked."""
 
-    Args:
-        is_fraud, margins: shape (n,); margins are log-odds of the uncalibrated model.
-
-    Source: Platt 1999, with his smoothed targets (n+ + 1)/(n+ + 2) and 1/(n- + 2).
-    """
-    frauds, genuine = int(is_fraud.sum()), int((~is_fraud).sum())
-    if frauds < FEWEST_FRAUDS_TO_CALIBRATE or genuine < FEWEST_FRAUDS_TO_CALIBRATE:
-        return Calibration()
-    target = np.where(is_fraud, (frauds + 1) / (frauds + 2), 1 / (genuine + 2))
-    design = np.column_stack([margins, np.ones_like(margins)])
-    weights = np.array([1.0, 0.0])
-
-    def loss(candidate: np.ndarray) -> float:
-        linear = design @ candidate
-        return float(np.sum(np.logaddexp(0.0, linear) - target * linear))
-
-    # Newton's method with step halving; two parameters and a convex loss, so a few steps suffice.
-    for _ in range(50):
-        predicted = _sigmoid(design @ weights)
-        gradient = design.T @ (predicted - target)
-        curvature = (design * (predicted * (1 - predicted))[:, None]).T @ design + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while size > 1e-6 and loss(weights - size * step) > loss(weights):
-            size /= 2
-        weights = weights - size * step
-        if np.abs(size * step).max() < 1e-9:
-            break
-    slope, intercept = (float(value) for value in weights)
-    return Calibration(slope, intercept) if slope > 0 and np.isfinite(weights).all() else Calibration()
+    truth: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0))
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
+    basis: PolicyBasis | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
 
 
-def _policy_basis(training_set: TrainingSet, is_fraud: np.ndarray, settings: TrainingParameters) -> PolicyBasis:
-    """Costs, capacity and validation window of the thresholds.
-
-    Args:
-        is_fraud: shape (n,), the rows the thresholds are chosen on; a capacity that is a share is one of them.
-    """
+def _validation(
+    training_set: TrainingSet, rows: pd.DataFrame, folds: list[Fold], log_odds: np.ndarray, settings: TrainingParameters
+) -> _Validation:
     since, until = training_set.split.window(VALIDATION)
-    return PolicyBasis(
+    if not folds or folds[-1].since != since or np.isnan(log_odds[folds[-1].judge]).any():
+        return _Validation()
+    judged = rows.iloc[folds[-1].judge].reset_index(drop=True)
+    truth, probabilities = judged["is_fraud"].to_numpy(bool), sigmoid(log_odds[folds[-1].judge])
+    days = training_set.split.validation_days
+    basis = PolicyBasis(
         costs=settings.costs,
         capacity=settings.capacity,
-        reviews_per_day=settings.capacity.reviews_per_day(len(is_fraud), training_set.split.validation_days),
+        reviews_per_day=settings.capacity.reviews_per_day(len(judged), days),
         since=since,
         until=until,
-        rows=len(is_fraud),
-        fraud_count=int(is_fraud.sum()),
+        rows=len(judged),
+        fraud_count=int(truth.sum()),
     )
-
-
-def _known_before_validation(training_set: TrainingSet) -> pd.DataFrame:
-    split = training_set.split
-    rows = training_set.part(TRAIN)
-    youngest = split.validation_since - timedelta(days=split.label_delay_days)
-    known = rows[(rows["event_time"] < youngest) & (rows["label_known_at"] <= split.validation_since)]
-    enough = int(known["is_fraud"].sum()) >= FEWEST_FRAUDS and not known["is_fraud"].all()
-    return known.reset_index(drop=True) if enough else rows
-
-
-def _has_both(rows: pd.DataFrame) -> bool:
-    return bool(rows["is_fraud"].any() and not rows["is_fraud"].all())
-
-
-def _fit(rows: pd.DataFrame, spec: FeatureSpec, settings: TrainingParameters, report: Callable[[int], None]) -> Any:
-    import xgboost
-
-    class Reporter(xgboost.callback.TrainingCallback):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            report(epoch + 1)
-            return False
-
-    keep, weights = _sampled(rows["is_fraud"].to_numpy(bool), settings)
-    chosen = rows.iloc[keep]
-    data = xgboost.QuantileDMatrix(
-        to_matrix(chosen, spec.names),
-        label=chosen["is_fraud"].to_numpy(np.float32),
-        weight=weights,
-        max_bin=settings.max_bin,
-        nthread=settings.threads,
+    thresholds = choose_thresholds(
+        truth,
+        probabilities,
+        judged["amount_minor"].to_numpy(),
+        days=days,
+        costs=basis.costs,
+        reviews_per_day=basis.reviews_per_day,
     )
-    return xgboost.train(
-        {
-            "objective": "binary:logistic",
-            "tree_method": "hist",
-            "max_bin": settings.max_bin,
-            "base_score": settings.base_score,
-            "learning_rate": settings.learning_rate,
-            "max_depth": settings.max_depth,
-            "subsample": settings.subsample,
-            "colsample_bytree": settings.colsample_bytree,
-            "seed": settings.seed,
-            "nthread": settings.threads,
-            "verbosity": 1,
-        },
-        data,
-        num_boost_round=settings.trees,
-        callbacks=[Reporter()],
-    )
+    return _Validation(truth, probabilities, thresholds, basis, ranking_metrics(judged, probabilities))
 
 
-def _sampled(is_fraud: np.ndarray, settings: TrainingParameters) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to train on, ascending, and their weights: the weights of genuine rows add up to all of them."""
-    genuine = np.flatnonzero(~is_fraud)
-    weights = np.ones(len(is_fraud), dtype=np.float32)
-    if len(genuine) <= settings.most_genuine_rows:
-        return np.arange(len(is_fraud)), weights
-    sample = np.random.default_rng(settings.seed).choice(genuine, settings.most_genuine_rows, replace=False)
-    keep = np.sort(np.concatenate([np.flatnonzero(is_fraud), sample]))
-    weights[genuine] = len(genuine) / settings.most_genuine_rows
-    return keep, weights[keep]
+class _Counter:
+    """Fits done so far, told as they end; safe from several threads."""
 
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done, self._lock = progress, total, 0, Lock()
 
-def _margins(booster: Any, matrix: np.ndarray) -> np.ndarray:
-    return booster.inplace_predict(matrix, predict_type="margin").astype(np.float64)
+    def one_more(self) -> None:
+        with self._lock:
+            self._done = min(self._done + 1, self._total)
+            if self._progress:
+                self._progress(self._done, self._total)
 
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-values))
+    def finish(self) -> None:
+        """Fits that turned out not to be needed count as done."""
+        if self._progress and self._done < self._total:
+            self._done = self._total
+            self._progress(self._done, self._total)

@@ -4,7 +4,8 @@ For one leaf, the path to it asks about d different inputs. For each of them let
 pass its questions on the path, and o be 1 where the row explained passes them, else 0. With an input set S known, the
 row reaches the leaf with probability (product of o over S) * (product of z over the rest); so input i contributes
 
-    value * (o_i - z_i) * sum over sizes s of s! (d - s - 1)! / d! * [coefficient of t^s in product over j != i of z_j + o_j t]
+    value * (o_i - z_i) * sum over s of s! (d - s - 1)! / d! * c_s,    c_s being the coefficient of t^s
+                                                                       in the product of z_j + o_j t over all j but i
 
 Source: Lundberg et al. 2020 (algorithm 2, TreeExplainer, path-dependent); the polynomial form after Yang 2021.
 """
@@ -109,14 +110,14 @@ def _weights(most: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _contributions(
+def _contributions(  # type: ignore[no-untyped-def]
     matrix, left, feature, threshold, missing_left, leaf_value, slot_from, slot_input, slot_share, step_from,
     step_node, step_left, step_slot, weights, found,
 ):  # fmt: skip
     most = weights.shape[0]
     goes_left = np.empty(len(left), dtype=np.bool_)
     passes = np.empty(most, dtype=np.bool_)
-    full, rest = np.empty(most + 1), np.empty(most + 1)
+    full = np.empty(most + 1)
     for row in range(len(matrix)):
         for node in range(len(left)):
             if left[node] != -1:
@@ -143,7 +144,7 @@ def _contributions(
                 else:
                     outside *= share
             if outside == 0.0:
-                # A share of 0 means that no training row came here: leave it out by dividing is not possible.
+                # A question that no training row passed and this one fails, too: every term of the leaf is 0.
                 continue
             of_all = 0.0
             for power in range(degree + 1):

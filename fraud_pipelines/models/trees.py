@@ -1,4 +1,4 @@
-"""Decision trees as arrays: what a booster, a forest and an isolation forest have in common, ready to compile and explain.
+"""Decision trees as arrays: what boosters, forests and isolation forests share, ready to compile and to explain.
 
 Every tree says of a row x one number, and the numbers of all trees add up. At a node the row goes left where
 x < threshold, and where x is missing it goes where the tree learnt to send it.
@@ -109,12 +109,17 @@ def of_forest(forest: "RandomForestClassifier") -> Trees:
     return joined(_of_sklearn(tree, _share(tree) / len(trees)) for tree in trees)
 
 
-def of_tree(classifier: "DecisionTreeClassifier", *, prior_weight: float) -> Trees:
-    """One tree that says log-odds: of the weighted fraud share in the leaf, with `prior_weight` rows of the root's."""
+def of_tree(classifier: "DecisionTreeClassifier") -> Trees:
+    """One tree that says log-odds, as `node_log_odds`."""
+    return _of_sklearn(classifier.tree_, node_log_odds(classifier))
+
+
+def node_log_odds(classifier: "DecisionTreeClassifier") -> np.ndarray:
+    """Log-odds of the second class in each node, with one more row that is like the whole: never endless."""
     tree = classifier.tree_
     cover = tree.weighted_n_node_samples
-    share = (_share(tree) * cover + prior_weight * _share(tree)[0]) / (cover + prior_weight)
-    return _of_sklearn(tree, np.log(share / (1 - share)))
+    share = (_share(tree) * cover + _share(tree)[0]) / (cover + 1)
+    return np.log(share / (1 - share))
 
 
 def of_isolation_forest(forest: "IsolationForest") -> Trees:
