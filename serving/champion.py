@@ -10,14 +10,11 @@ import numpy as np
 from fraud_pipelines.errors import BundleCorrupt, FraudPipelinesError
 from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
 from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.models.explanation import top_reasons
+from fraud_pipelines.reasons import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, WARM_UP_FAILED
 
 # The build writes it beside the code; a checkout has none, and there every decision is the fallback's.
 CHAMPION_FOLDER = Path(__file__).resolve().parents[1] / "champion"
-
-NO_CHAMPION = "no_champion"
-BUNDLE_CORRUPT = "bundle_corrupt"
-SPEC_MISMATCH = "spec_mismatch"
-WARM_UP_FAILED = "warm_up_failed"
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -40,7 +37,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the service decides with: a champion, or none and the cause (one of the constants above)."""
+    """What the service decides with: a champion, or none and the cause (a code of fraud_pipelines/reasons.py)."""
 
     champion: Champion | None
     cause: str | None = None
@@ -89,6 +86,7 @@ def _warm_up(champion: Champion) -> None:
     for _ in range(3):
         probability = float(champion.bundle.predict(row)[0])
         contributions = champion.bundle.contributions(row)
+        top_reasons(contributions[0], {}, champion.bundle.spec)
     if not (0.0 <= probability <= 1.0 and np.isfinite(contributions).all()):
         raise ValueError(f"expected a probability in [0, 1] and finite contributions, found {probability}")
 

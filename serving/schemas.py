@@ -189,12 +189,24 @@ class Transaction(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why the score is what it is: one of the strongest pushes towards fraud."""
+    """Why the decision is what it is: one of the strongest pushes towards fraud, or why a rule decided."""
 
-    code: str = Field(description="Feature or cause, stable across versions.", examples=["card_count_24h"])
-    words: str = Field(description="The same in plain words.", examples=["Many payments with this card in 24 hours"])
+    code: str = Field(
+        description="Stable across versions. Upper case: a reason of the model, of the catalogue it was trained with. "
+        "Lower case: why a rule decided instead of the model. docs/data-dictionary.md lists both.",
+        examples=["PAYMENTS_ON_CARD", "online_store_unavailable"],
+    )
+    words: str = Field(
+        description="The same in plain words.",
+        examples=[
+            "Number of payments with this card in the last hours, days or weeks",
+            "The history of card and merchant cannot be read: a person must look",
+        ],
+    )
     contribution: float | None = Field(
-        description="Push towards fraud in log-odds; null for a rule.", examples=[1.27], allow_inf_nan=False
+        description="Push towards fraud in log-odds, of all features with this code together; null for a rule.",
+        examples=[1.27],
+        allow_inf_nan=False,
     )
 
 

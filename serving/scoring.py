@@ -22,23 +22,18 @@ from fraud_pipelines.ledger import Decision, Ledger
 from fraud_pipelines.models.explanation import top_reasons
 from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.online_store import OnlineStore
+from fraud_pipelines.reasons import (
+    FALLBACK_REASONS,
+    MODEL_FAILED,
+    NO_CHAMPION,
+    ONLINE_STATE_TOO_SHORT,
+    ONLINE_STORE_UNAVAILABLE,
+)
 from serving.champion import Champion, Loaded
 from serving.metrics import metrics
 from serving.problems import Problem
 from serving.schemas import Answer, ModelVersion, Reason, Thresholds, Transaction
 
-ONLINE_STORE_UNAVAILABLE = "online_store_unavailable"
-ONLINE_STATE_TOO_SHORT = "online_state_too_short"
-MODEL_FAILED = "model_failed"
-FALLBACK_WORDS = {
-    "no_champion": "No model has been promoted: a person must look",
-    "bundle_corrupt": "The model's files do not match their digests: a person must look",
-    "spec_mismatch": "The model and its feature definitions do not belong together: a person must look",
-    "warm_up_failed": "The model cannot score: a person must look",
-    ONLINE_STORE_UNAVAILABLE: "The history of card and merchant cannot be read: a person must look",
-    ONLINE_STATE_TOO_SHORT: "The history of card and merchant does not go back far enough: a person must look",
-    MODEL_FAILED: "The model could not score this transaction: a person must look",
-}
 # Two requests with one transaction_id are the same one when these agree.
 IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
 _EPOCH = datetime(1970, 1, 1)
@@ -146,7 +141,7 @@ class Scorer:
 
     def _judge(self, loaded: Loaded, transaction: ScoredTransaction) -> Verdict:
         if loaded.champion is None:
-            return _review(loaded.cause or "no_champion")
+            return _review(loaded.cause or NO_CHAMPION)
         try:
             with _stage("features"):
                 store = self.online_store()
@@ -207,7 +202,7 @@ def _model_verdict(champion: Champion, features: dict[str, float | None], state_
 def _review(
     cause: str, features: dict[str, float | None] | None = None, state_as_of: datetime | None = None
 ) -> Verdict:
-    reason = {"code": cause, "words": FALLBACK_WORDS[cause], "contribution": None}
+    reason = {"code": cause, "words": FALLBACK_REASONS[cause].words, "contribution": None}
     return Verdict(REVIEW, None, [reason], features or {}, state_as_of, cause)
 
 

@@ -37,7 +37,7 @@ def entry(entity: str, measure: str, of: str, window: str, when_empty: str = "mi
                 "resolution": "event",
                 "unit": "any",
                 "when_empty": when_empty,
-                "reason": f"{entity} {measure} of {of} in {window}",
+                "reason": "AMOUNT",  # whatever is in the catalogue
             }
         },
     }

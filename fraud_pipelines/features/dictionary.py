@@ -5,9 +5,10 @@ What each measure means is said here once, in plain words, for every pair of `me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fraud_pipelines.features.spec import Feature, FeatureSpec, LargeAmount
+from fraud_pipelines.reasons import FALLBACK_REASONS, ReasonCode
 
 PRESENT = "the present transaction"
 PAST = "past transactions"
@@ -103,6 +104,17 @@ A transaction's **own ratio** is its amount divided by the mean amount of the sa
 {baseline} before it; it takes at least {at_least} transactions and a positive mean. A transaction is **large** when its
 own ratio is above {limit:.1f}."""
 
+_REASONS = """
+## Reasons
+
+What a score's reasons say: [reason-codes.md](reason-codes.md) explains how they come about. A reason gathers every
+feature that names its code above. The words complete *The risk is higher because of:*"""
+
+_FALLBACKS = """
+### When no model decides
+
+Then a rule sends the payment to REVIEW, with one of these as its only reason."""
+
 _TITLES = {"transaction": "The transaction itself", "card": "Of the card", "merchant": "Of the merchant"}
 
 
@@ -120,9 +132,10 @@ def render(spec: FeatureSpec) -> str:
             members = [feature for feature in features if (feature.measure, feature.of) in pairs]
             if members:
                 parts += [] if family == title else [f"\n### {family}"]
-                parts += ["", "| feature | meaning | measure | window | unit | type | when empty |"]
-                parts += ["|---|---|---|---|---|---|---|", *map(_row, members)]
+                parts += ["", "| feature | meaning | measure | window | unit | type | when empty | reason |"]
+                parts += ["|---|---|---|---|---|---|---|---|", *map(_row, members)]
     parts += ["\n## Measures", "", "| measure | looks at | value |", "|---|---|---|", *_measures(spec.features)]
+    parts += [_REASONS, *_reasons(spec.reasons), _FALLBACKS, *_reasons(FALLBACK_REASONS.values())]
     return "\n".join(parts) + "\n"
 
 
@@ -146,7 +159,13 @@ def _row(feature: Feature) -> str:
         feature.unit,
         feature.data_type,
         empty,
+        f"`{feature.reason}`",
     )
+
+
+def _reasons(reasons: Iterable[ReasonCode]) -> list[str]:
+    rows = [_cells(f"`{reason.code}`", reason.words, reason.meaning) for reason in reasons]
+    return ["", "| code | in words | meaning |", "|---|---|---|", *rows]
 
 
 def _measures(features: Sequence[Feature]) -> list[str]:

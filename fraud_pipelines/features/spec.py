@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from fraud_pipelines.errors import SpecInvalid
+from fraud_pipelines.reasons import ANOMALY_SCORE, UNUSUAL_COMBINATION, ReasonCode, read_reasons
 from fraud_pipelines.settings import PROJECT_ROOT
 
 SPEC_PATH = PROJECT_ROOT / "dbt_project" / "models" / "features" / "transaction_features.yml"
@@ -81,7 +82,8 @@ class Feature:
 
     `window_us` is the window's length in microseconds, `window` the same as the file writes it (7d); both are None for
     entity `transaction`, which has no history.
-    `when_empty` is `zero` or `missing` (null); `data_type` is `bigint` or `double precision`.
+    `when_empty` is `zero` or `missing` (null); `data_type` is `bigint` or `double precision`; `reason` is a code of the
+    spec's reasons.
     """
 
     name: str
@@ -123,11 +125,12 @@ class LargeAmount:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """The features in the order of the file, what `large_amount` means in them, and the file's text."""
+    """The features in the order of the file, what `large_amount` means in them, their reasons, and the file's text."""
 
     features: tuple[Feature, ...]
     text: str
     large_amount: LargeAmount | None = None
+    reasons: tuple[ReasonCode, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ class FeatureSpec:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over what decides the numbers: order, names, definitions. Rewording a meaning does not change it."""
+        """sha256 over what decides the numbers: order, names, definitions. Meanings and reasons do not change it."""
         definitions: list[list[object]] = [
             [f.name, f.entity, f.measure, f.of, f.window_us, f.resolution, f.unit, f.when_empty, f.data_type]
             for f in self.features
@@ -155,6 +158,18 @@ class FeatureSpec:
             if feature.name == name:
                 return feature
         raise SpecInvalid(f"The feature spec has no feature {name!r}. Known: {', '.join(self.names)}.")
+
+    def reason(self, code: str) -> ReasonCode:
+        """The reason of that code.
+
+        Raises:
+            SpecInvalid: there is none; the message lists the known codes.
+        """
+        for reason in self.reasons:
+            if reason.code == code:
+                return reason
+        known = ", ".join(reason.code for reason in self.reasons)
+        raise SpecInvalid(f"The feature spec has no reason {code!r}. Known: {known}.")
 
     def of_entity(self, entity: str) -> tuple[Feature, ...]:
         """Features of one entity, in the order of the file."""
@@ -198,18 +213,27 @@ def load_spec(path: Path | None = None) -> FeatureSpec:
     """Read the project's spec, once per process.
 
     Raises:
-        SpecInvalid: the file is missing or an entry cannot be computed.
+        SpecInvalid: the file is missing, an entry cannot be computed, or it has no catalogue of reasons.
     """
     path = SPEC_PATH if path is None else path
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecInvalid(f"The feature spec {path} cannot be read: {error.strerror}.") from error
-    return parse_spec(text)
+    spec = parse_spec(text)
+    if not any(reason.code == UNUSUAL_COMBINATION for reason in spec.reasons):
+        raise SpecInvalid(
+            f"The feature spec {path} has no catalogue of reasons: expected `reasons` in config.meta of the model "
+            f"{MODEL!r}, and the code of one as each feature's `reason`. docs/reason-codes.md shows how."
+        )
+    return spec
 
 
 def parse_spec(text: str) -> FeatureSpec:
     """Read a spec from the text of a dbt schema file.
+
+    A text without `reasons`, which bundles trained before there was a catalogue hold, has one reason per feature: the
+    name in upper case, in the words of its entry. So such a version serves, and can be rolled back to, as it was.
 
     Raises:
         SpecInvalid: names the entry, the field, what was found and what is allowed.
@@ -229,7 +253,8 @@ def parse_spec(text: str) -> FeatureSpec:
         for column in model.get("columns") or []
         if isinstance(column, dict) and "entity" in _meta(column)
     ]  # fmt: skip
-    features = tuple(_feature(entry) for entry in entries)
+    catalogue = read_reasons(_meta(model)["reasons"]) if "reasons" in _meta(model) else None
+    features = tuple(_feature(entry, catalogue) for entry in entries)
     if not features:
         raise SpecInvalid(f"The feature spec has no feature: no column of {MODEL} has an `entity` in config.meta.")
     seen: set[str] = set()
@@ -241,7 +266,10 @@ def parse_spec(text: str) -> FeatureSpec:
     given = _meta(model).get("large_amount")
     if uses_large and given is None:
         raise SpecInvalid(f"Feature {uses_large[0]!r} needs `large_amount` in config.meta of the model {MODEL!r}.")
-    return FeatureSpec(features, text, None if given is None else _large_amount(given))
+    if catalogue is None:
+        catalogue = tuple(ReasonCode(f.name.upper(), f.reason, f.meaning) for f in features)
+        features = tuple(replace(feature, reason=feature.name.upper()) for feature in features)
+    return FeatureSpec(features, text, None if given is None else _large_amount(given), catalogue)
 
 
 def parse_window(text: str) -> int:
@@ -261,7 +289,7 @@ def _meta(column: dict[str, Any]) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def _feature(entry: dict[str, Any]) -> Feature:
+def _feature(entry: dict[str, Any], catalogue: tuple[ReasonCode, ...] | None) -> Feature:
     name = entry.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpecInvalid(f"Feature {name!r}: `name` must be lower-case letters, digits and _, at most 63.")
@@ -308,10 +336,27 @@ def _feature(entry: dict[str, Any]) -> Feature:
         unit=_text(name, "unit", meta.get("unit")),
         when_empty=when_empty,
         meaning=_text(name, "description", entry.get("description")),
-        reason=_text(name, "reason", meta.get("reason")),
+        reason=_reason(name, meta.get("reason"), catalogue),
         data_type=data_type,
         window=meta.get("window"),
     )
+
+
+def _reason(name: str, found: Any, catalogue: tuple[ReasonCode, ...] | None) -> str:
+    if catalogue is None:
+        return _text(name, "reason", found)
+    codes = [reason.code for reason in catalogue if reason.code != UNUSUAL_COMBINATION]
+    if found == UNUSUAL_COMBINATION:
+        raise SpecInvalid(
+            f"Feature {name!r}: `reason` {found} belongs to the model input {ANOMALY_SCORE!r} alone; "
+            f"expected one of {', '.join(codes)}."
+        )
+    if found not in codes:
+        raise SpecInvalid(
+            f"Feature {name!r}: `reason` must be a code of the model's `reasons`, found {found!r}. "
+            f"Name one of {', '.join(codes)}, or add a code there: docs/reason-codes.md shows how."
+        )
+    return str(found)
 
 
 def _large_amount(given: Any) -> LargeAmount:

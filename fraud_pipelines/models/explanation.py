@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fraud_pipelines.errors import EmptySample
+from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.reasons import ANOMALY_SCORE, UNUSUAL_COMBINATION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,24 +102,66 @@ def _as_shap_reads(trees: "Trees") -> dict[str, Any]:
 def top_reasons(
     contributions_row: np.ndarray, values: dict[str, float | None], spec: FeatureSpec, k: int = 3
 ) -> list[dict[str, Any]]:
-    """The features that pushed one score up most, in the words of the reason catalogue; at most k, largest first.
+    """The reasons that pushed one score up most, in the words of the spec's catalogue; at most k, largest first.
+
+    A reason's contribution is the sum over its inputs, what some of them push down taken off. Of equal ones the first
+    of the catalogue, and of its inputs the first of the spec, comes first.
 
     Args:
-        contributions_row: shape (f + 1,) in the spec's order, log-odds; the last entry is the base value and no reason.
-        values: feature values by name; a missing one may still be a reason.
+        contributions_row: shape (f + 1,) or (f + 2,), as of `reason_contributions`.
+        values: feature values by name, and `anomaly_score` where the model has one; a missing one may be a reason, too.
     Returns:
-        Dicts of code (feature name in upper case), words, feature, value and contribution (log-odds, > 0).
+        Dicts of code, words, feature (the input of this code that pushed up most), its value, and contribution (of the
+        code, log-odds, > 0).
+    Raises:
+        ContractBroken: the row has another shape.
+        SpecInvalid: an anomaly score pushed, and the spec is of before there was a catalogue.
     """
-    pushed = np.asarray(contributions_row, dtype=np.float64)[: len(spec.features)]
-    order = np.argsort(-pushed, kind="stable")[:k]
-    return [
-        {
-            "code": spec.features[position].name.upper(),
-            "words": spec.features[position].reason,
-            "feature": spec.features[position].name,
-            "value": values.get(spec.features[position].name),
-            "contribution": float(pushed[position]),
-        }
-        for position in order
-        if pushed[position] > 0
-    ]
+    inputs = _inputs(contributions_row, spec)
+    pushed = reason_contributions(contributions_row, spec)
+    reasons = []
+    for code in sorted(pushed, key=lambda code: -pushed[code])[:k]:
+        if pushed[code] > 0:
+            feature, _, _ = max((entry for entry in inputs if entry[1] == code), key=lambda entry: entry[2])
+            reasons.append(
+                {
+                    "code": code,
+                    "words": spec.reason(code).words,
+                    "feature": feature,
+                    "value": values.get(feature),
+                    "contribution": pushed[code],
+                }
+            )
+    return reasons
+
+
+def reason_contributions(contributions_row: np.ndarray, spec: FeatureSpec) -> dict[str, float]:
+    """What every reason adds to one score, log-odds, up or down, in the order of the catalogue.
+
+    SHAP values are additive, so a sum over inputs is as exact as they are: all reasons and the base value together
+    are the score's log-odds.
+
+    Args:
+        contributions_row: shape (f + 1,), log-odds: the features in the spec's order, then the base value; or (f + 2,)
+            with the contribution of the anomaly score in between.
+    Raises:
+        ContractBroken: the row has another shape.
+    """
+    sums = {reason.code: 0.0 for reason in spec.reasons}
+    for _, code, push in _inputs(contributions_row, spec):
+        sums[code] = sums.get(code, 0.0) + push
+    return sums
+
+
+def _inputs(contributions_row: np.ndarray, spec: FeatureSpec) -> list[tuple[str, str, float]]:
+    """Name, code and contribution of every input of the model; the base value is none."""
+    row, count = np.asarray(contributions_row, dtype=np.float64), len(spec.features)
+    if row.shape not in ((count + 1,), (count + 2,)):
+        raise ContractBroken(
+            f"Contributions: expected shape ({count + 1},), or ({count + 2},) with an anomaly score, for the spec's "
+            f"{count} features; found {row.shape}. Explain a score with the spec of the model that gave it."
+        )
+    named = [(feature.name, feature.reason) for feature in spec.features]
+    if len(row) == count + 2:
+        named.append((ANOMALY_SCORE, UNUSUAL_COMBINATION))
+    return [(name, code, float(push)) for (name, code), push in zip(named, row[:-1], strict=True)]

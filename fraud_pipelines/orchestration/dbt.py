@@ -113,7 +113,12 @@ class StageTranslator(DagsterDbtTranslator):
 
 
 def _column_of(feature: Feature) -> dg.TableColumn:
-    tags = {"measure": f"{feature.measure} of {feature.of}", "window": feature.window or "", "unit": feature.unit}
+    tags = {
+        "measure": f"{feature.measure} of {feature.of}",
+        "window": feature.window or "",
+        "unit": feature.unit,
+        "reason": feature.reason,
+    }
     return dg.TableColumn(
         feature.name,
         feature.data_type,

@@ -17,11 +17,11 @@ ENTRIES = """
       - name: merchant_count_3h
         data_type: bigint
         description: Transactions at the merchant in the 3 hours before.
-        config: {meta: {entity: merchant, measure: count, of: transactions, window: 3h, resolution: event, unit: transactions, when_empty: zero, reason: Number of payments at this merchant in the last 3 hours}}
+        config: {meta: {entity: merchant, measure: count, of: transactions, window: 3h, resolution: event, unit: transactions, when_empty: zero, reason: ACTIVITY_AT_MERCHANT}}
       - name: card_devices_30d
         data_type: bigint
         description: Different devices of the card's transactions in the 30 days before.
-        config: {meta: {entity: card, measure: distinct, of: device, window: 30d, resolution: event, unit: devices, when_empty: missing, reason: Different devices with this card in the last 30 days}}
+        config: {meta: {entity: card, measure: distinct, of: device, window: 30d, resolution: event, unit: devices, when_empty: missing, reason: DEVICE_FOR_CARD}}
 """  # noqa: E501
 ADDED = ("merchant_count_3h", "card_devices_30d")
 SPEC = load_spec()

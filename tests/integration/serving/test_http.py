@@ -43,7 +43,7 @@ def test_a_transaction_is_decided(service: Service, built: BuiltBento):
     assert answer["decision"] == "BLOCK"
     assert 0.7 <= answer["fraud_probability"] <= 1
     assert answer["reasons"][0]["code"] == "AMOUNT"
-    assert answer["reasons"][0]["words"]
+    assert answer["reasons"][0]["words"] == "Amount of this payment"
     assert answer["model"] == {"name": "fraud-scorer", "version": "7", "bundle_digest": built.bundle_digest}
     assert answer["thresholds"] == {"review": 0.3, "block": 0.7}
     assert answer["fallback"] is None

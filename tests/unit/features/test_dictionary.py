@@ -1,5 +1,6 @@
 from fraud_pipelines.features.dictionary import FAMILIES, KNOWN, render
 from fraud_pipelines.features.spec import OF_LABELS, TRANSACTION_VALUES, WINDOW_MEASURES, load_spec, parse_spec
+from fraud_pipelines.reasons import FALLBACK_REASONS
 from fraud_pipelines.settings import PROJECT_ROOT
 
 PATH = PROJECT_ROOT / "docs" / "data-dictionary.md"
@@ -37,14 +38,15 @@ def test_every_feature_has_one_row_with_its_meaning():
         assert f"| `{feature.name}` | {feature.meaning} |" in page
 
 
-def test_a_row_says_measure_window_unit_type_and_null_rule():
+def test_a_row_says_measure_window_unit_type_null_rule_and_reason():
     page = render(load_spec())
     assert (
         "| `card_is_new_device_30d` | 1 when the card was not used with this device in the 30 days before, else 0; "
-        "missing when the device is not known. | `is_new` of `device` | 30d | flag | bigint | missing |"
+        "missing when the device is not known. | `is_new` of `device` | 30d | flag | bigint | missing | "
+        "`DEVICE_FOR_CARD` |"
     ) in lines_of(page, "### Variety, new and changed")
     labels = [line for line in lines_of(page, "### What labels say") if "_label_count_30d" in line]
-    assert labels[0].endswith("| `count` of `labels` | 30d | labels | bigint | 0 |")
+    assert labels[0].endswith("| `count` of `labels` | 30d | labels | bigint | 0 | `KNOWN_OUTCOMES_ON_CARD` |")
 
 
 def test_the_measures_in_use_are_explained_below():
@@ -53,6 +55,20 @@ def test_the_measures_in_use_are_explained_below():
         (line,) = [line for line in explained if line.startswith(f"| `{feature.measure}` of `{feature.of}` |")]
         assert line.count("|") == 4
         assert line.endswith(". |")
+
+
+def test_every_reason_is_listed_once_with_its_words():
+    page = render(load_spec())
+    listed = lines_of(page, "## Reasons")
+    for reason in load_spec().reasons:
+        assert listed.count(f"| `{reason.code}` | {reason.words} | {reason.meaning} |") == 1
+    assert len([line for line in listed if line.startswith("| `")]) == len(load_spec().reasons)
+    of_rules = [line for line in lines_of(page, "### When no model decides") if line.startswith("| `")]
+    assert len(of_rules) == len(FALLBACK_REASONS)
+    assert (
+        "| `model_failed` | The model could not score this transaction: a person must look | "
+        "The champion failed on this transaction; the service's log has the error. |"
+    ) in of_rules
 
 
 def test_what_large_means_is_the_specs_own_number():

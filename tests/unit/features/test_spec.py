@@ -2,6 +2,7 @@ import pytest
 
 from fraud_pipelines.errors import SpecInvalid
 from fraud_pipelines.features.spec import SPEC_PATH, LargeAmount, load_spec, parse_spec, parse_window
+from fraud_pipelines.reasons import ReasonCode
 
 HOUR_US = 3_600_000_000
 
@@ -25,6 +26,14 @@ models:
             reason: Usual amount of this card
 """
 LARGE = "    config: {meta: {large_amount: {baseline: 30d, limit: 2.5, at_least: 3}}}\n"
+REASONS = """\
+        reasons:
+          CARD_AMOUNTS: {words: Amounts paid with this card, meaning: Their mean.}
+          UNUSUAL_COMBINATION: {words: Whole payment, meaning: Its anomaly score.}
+"""
+WITH_REASONS = ENTRY.replace("    columns:\n", f"    config:\n      meta:\n{REASONS}    columns:\n").replace(
+    "reason: Usual amount of this card", "reason: CARD_AMOUNTS"
+)
 OF_LARGE = ENTRY.replace("measure: mean", "measure: max").replace("of: amount", "of: amount_ratio")
 
 
@@ -178,6 +187,72 @@ def test_a_text_without_features_is_refused(text, expected):
         parse_spec(text)
 
 
+def test_a_feature_counts_under_the_code_it_names():
+    spec = parse_spec(WITH_REASONS)
+    assert spec.feature("card_amount_mean_7d").reason == "CARD_AMOUNTS"
+    assert spec.reason("CARD_AMOUNTS") == ReasonCode("CARD_AMOUNTS", "Amounts paid with this card", "Their mean.")
+    assert [reason.code for reason in spec.reasons] == ["CARD_AMOUNTS", "UNUSUAL_COMBINATION"]
+    with pytest.raises(SpecInvalid, match=r"no reason 'AMOUNT'. Known: CARD_AMOUNTS, UNUSUAL_COMBINATION\."):
+        spec.reason("AMOUNT")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "reason: CARD_AMOUNTS",
+            "reason: CARD_AMOUNT",
+            r"Feature 'card_amount_mean_7d': `reason` must be a code of the model's `reasons`, found 'CARD_AMOUNT'\. "
+            r"Name one of CARD_AMOUNTS, or add a code",
+        ),
+        ("reason: CARD_AMOUNTS", "reason: ''", r"`reason` must be a code of the model's `reasons`, found ''"),
+        ("reason: CARD_AMOUNTS", "reason: [CARD_AMOUNTS]", r"must be a code .*, found \['CARD_AMOUNTS'\]"),
+        ("            reason: CARD_AMOUNTS\n", "", r"`reason` must be a code of the model's `reasons`, found None"),
+        (
+            "reason: CARD_AMOUNTS",
+            "reason: UNUSUAL_COMBINATION",
+            r"UNUSUAL_COMBINATION belongs to the model input 'anomaly_score' alone; expected one of CARD_AMOUNTS\.",
+        ),
+        ("CARD_AMOUNTS: {", "card_amounts: {", r"Reason 'card_amounts': a code must be upper-case letters"),
+        ("CARD_AMOUNTS: {", "7: {", r"Reason 7: a code must be upper-case letters"),
+        (", meaning: Their mean.", "", r"Reason CARD_AMOUNTS: expected the fields words and meaning, found"),
+        ("meaning: Their mean.", "meaning: A, text: B", r"CARD_AMOUNTS: expected the fields words and meaning, found"),
+        (
+            "words: Amounts paid with this card",
+            "words: ' '",
+            r"CARD_AMOUNTS: `words` must be one line of text, found ' '",
+        ),
+        ("meaning: Their mean.", "meaning: null", r"CARD_AMOUNTS: `meaning` must be one line of text, found None"),
+        ("Whole payment", "Amounts paid with THIS card", r"CARD_AMOUNTS and UNUSUAL_COMBINATION have the same words"),
+        ("UNUSUAL_COMBINATION:", "RARE:", r"`reasons` lacks UNUSUAL_COMBINATION, the reason of .*'anomaly_score'"),
+        (REASONS, "        reasons: {}\n", r"`reasons`: expected codes with their words and meaning, found {}"),
+        (REASONS, "        reasons: null\n", r"`reasons`: expected codes with their words and meaning, found None"),
+    ],
+)
+def test_a_wrong_reason_is_refused_with_what_is_allowed(old, new, expected):
+    assert old in WITH_REASONS
+    with pytest.raises(SpecInvalid, match=expected):
+        parse_spec(WITH_REASONS.replace(old, new))
+
+
+def test_a_bundle_of_before_the_catalogue_keeps_its_own_words():
+    spec = parse_spec(ENTRY)
+    assert spec.features[0].reason == "CARD_AMOUNT_MEAN_7D"
+    assert [(reason.code, reason.words) for reason in spec.reasons] == [
+        ("CARD_AMOUNT_MEAN_7D", "Usual amount of this card")
+    ]
+
+
+def test_the_projects_spec_may_not_be_without_a_catalogue(tmp_path):
+    file = tmp_path / "spec.yml"
+    file.write_text(ENTRY, encoding="utf-8")
+    with pytest.raises(SpecInvalid, match=r"spec\.yml has no catalogue of reasons: expected `reasons` in config\.meta"):
+        load_spec(file)
+    file = tmp_path / "with_reasons.yml"
+    file.write_text(WITH_REASONS, encoding="utf-8")
+    assert load_spec(file) == parse_spec(WITH_REASONS)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SpecInvalid, match=r"nothing\.yml cannot be read"):
         load_spec(tmp_path / "nothing.yml")
@@ -188,6 +263,7 @@ def test_the_hash_follows_the_numbers_and_not_the_words():
     reworded = parse_spec(ENTRY.replace("Mean amount of the card", "Average amount").replace("Usual", "Typical"))
     same_length = parse_spec(ENTRY.replace("window: 7d", "window: 168h"))
     assert reworded.hash == same_length.hash == spec.hash
+    assert parse_spec(WITH_REASONS).hash == parse_spec(WITH_REASONS.replace("Their mean", "Mean")).hash == spec.hash
     for old, new in (("7d\n", "8d\n"), ("mean\n", "max\n"), ("missing", "zero"), ("entity: card", "entity: merchant")):
         assert parse_spec(ENTRY.replace(old, new)).hash != spec.hash, old
 
@@ -196,7 +272,6 @@ def test_the_projects_own_spec_is_valid_and_says_what_each_feature_is_for():
     spec = load_spec()
     assert spec.text == SPEC_PATH.read_text(encoding="utf-8")
     assert len(spec.features) >= 100
-    assert len({feature.reason for feature in spec.features}) == len(spec.features)
     # A large amount of 14 days ago is measured by the 30 days before it.
     assert spec.transactions_reach_us("card") == 44 * 24 * HOUR_US
     assert spec.transactions_reach_us("merchant") == 30 * 24 * HOUR_US

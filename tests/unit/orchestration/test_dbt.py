@@ -62,7 +62,7 @@ def test_a_column_of_the_catalogue_in_full(schemas):
         "bigint",
         "Labels of the card's transactions that became known in the last 30 days.",
         dg.TableColumnConstraints(nullable=False),
-        {"measure": "count of labels", "window": "30d", "unit": "labels"},
+        {"measure": "count of labels", "window": "30d", "unit": "labels", "reason": "KNOWN_OUTCOMES_ON_CARD"},
     )
 
 

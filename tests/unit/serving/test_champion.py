@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fraud_pipelines.models.bundle import Bundle
@@ -62,6 +63,13 @@ def test_a_champion_file_that_cannot_be_read_is_noticed(bundle, tmp_path, text):
 def test_a_model_of_another_spec_is_noticed(bundle, tmp_path):
     other = replace(bundle, spec_hash="0" * 64)
     assert load_champion(place(other, tmp_path)).cause == SPEC_MISMATCH
+
+
+def test_contributions_that_do_not_fit_the_spec_are_noticed_before_the_first_payment(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(Bundle, "contributions", lambda self, matrix: np.zeros((len(matrix), matrix.shape[1] + 3)))
+    loaded = load_champion(place(bundle, tmp_path))
+    assert loaded.cause == WARM_UP_FAILED
+    assert "Contributions: expected shape" in loaded.problem
 
 
 def test_a_booster_that_cannot_score_is_noticed(bundle, tmp_path):
