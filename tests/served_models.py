@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from fraud_pipelines.features.spec import load_spec
-from fraud_pipelines.models.bundle import Bundle, Calibration
+from fraud_pipelines.models import trees
+from fraud_pipelines.models.additive_model import AdditiveModel, weighted_sum
+from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 
@@ -21,10 +24,19 @@ POLICY_BASIS = PolicyBasis(
 )
 
 
-def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0, noise: float = 0.0) -> Bundle:
+def tiny_bundle(
+    *,
+    review: float = 0.3,
+    block: float = 0.7,
+    seed: int = 0,
+    noise: float = 0.0,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> Bundle:
     """Twenty trees on random rows of the real spec: fraud is likely exactly where the amount is above 500.
 
-    With `noise` (standard deviation in units of the amount) the probability rises with the amount instead.
+    With `noise` (standard deviation in units of the amount) the probability rises with the amount instead. `slope` and
+    `intercept` calibrate the log-odds.
     """
     import xgboost
 
@@ -38,13 +50,16 @@ def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0, noise
         xgboost.DMatrix(matrix, matrix[:, amount] + rng.normal(0, noise, 2000) > 500, nthread=1),
         num_boost_round=20,
     )
+    model = AdditiveModel(len(spec.names), trees=trees.of_booster(booster))
     return Bundle(
+        model=weighted_sum([(slope, model)], intercept),
+        contender="xgboost",
+        weights={"xgboost": slope, "intercept": intercept},
         booster_bytes=bytes(booster.save_raw("ubj")),
         spec_text=spec.text,
         feature_names=spec.names,
         spec_hash=spec.hash,
         thresholds=Thresholds(review=review, block=block),
-        calibration=Calibration(),
         split=TimeSplit(datetime(2025, 3, 1)),
         data_hash="0" * 64,
         parameters={"max_depth": 2},
@@ -53,6 +68,12 @@ def tiny_bundle(*, review: float = 0.3, block: float = 0.7, seed: int = 0, noise
         reference=pd.DataFrame(matrix[:50], columns=list(spec.names)),
         code_version="test",
     )
+
+
+def unable_to_score(model: AdditiveModel) -> AdditiveModel:
+    """A sound file whose every score is not a number."""
+    assert model.trees is not None
+    return replace(model, trees=replace(model.trees, value=np.full_like(model.trees.value, np.nan)))
 
 
 def payment(**changes: Any) -> dict[str, Any]:

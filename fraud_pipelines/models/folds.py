@@ -82,5 +82,9 @@ def _fold(rows: pd.DataFrame, split: TimeSplit, since: datetime, until: datetime
     history = frauds[["card_id", "transaction_id", "is_fraud"]].assign(known_at=frauds["label_known_at"])
     position = np.flatnonzero(block)
     of_block = rows.iloc[position]
-    is_known = mark_known_compromised(of_block, history) | of_block["card_is_known_compromised"].to_numpy(bool)
+    is_known = (
+        of_block["card_is_known_compromised"].to_numpy(bool)  # marked already, as every window that is judged
+        if since == split.validation_since
+        else mark_known_compromised(of_block, history)
+    )
     return Fold(since, until, np.flatnonzero(learn), position[~is_known])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 SIZE = (6.4, 4.2)  # inches
 Points = Sequence[tuple[float, float]]
 
@@ -113,8 +114,7 @@ def _axes(title: str, x: str, y: str, *, height: float = SIZE[1]) -> tuple["Figu
 
 
 def _draw_curves(axes: "Axes", curves: Mapping[str, Points], *, step: bool) -> None:
-    looks = ((color, style) for style in ("-", "--", "-.", ":") for color in COLOURS)
-    for (name, points), (color, style) in zip(curves.items(), looks, strict=False):
+    for (name, points), color, style in zip(curves.items(), COLOURS, STYLES, strict=False):
         x, y = [point[0] for point in points], [point[1] for point in points]
         axes.plot(x, y, color=color, linestyle=style, label=name, drawstyle="steps-post" if step else "default")
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fraud_pipelines.errors import EmptySample
 from fraud_pipelines.models import contenders
 from fraud_pipelines.models.comparison import Comparison, compare
 from fraud_pipelines.models.contenders import CONTENDERS, Weights, fit_weights
@@ -54,6 +55,8 @@ def judge(
         names: who competes.
         report: called after each fit.
         workers: fits at the same time.
+    Raises:
+        EmptySample: no contender can be registered, as each has several members and there is too little to weigh them.
     """
     truth = rows["is_fraud"].to_numpy(bool)
     members = contenders.members_of(names)
@@ -90,6 +93,13 @@ def judge(
             weights[name] = found
         elif of_members.shape[1] == 1:
             weights[name] = Weights((1.0,), 0.0)
+    if not weights:
+        raise EmptySample(
+            f"None of {list(names)} can be weighed: the days before {rows['event_time'].max():%Y-%m-%d} hold too few "
+            f"frauds in blocks to judge on ({int(truth[everything].sum())}, expected "
+            f"{contenders.FEWEST_FRAUDS_TO_WEIGH}). Train on more days (fraud train --train-days N), "
+            "or let a single model compete, too"
+        )
     return Judged(compare(rows, log_odds, possible=tuple(weights)), log_odds, weights)
 
 

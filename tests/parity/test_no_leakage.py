@@ -14,6 +14,7 @@ from fraud_pipelines.features.online import EntityHistory, History, OnlineEngine
 from fraud_pipelines.features.reference import Verdict
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.models.members import LearnerParameters
 from fraud_pipelines.models.metrics import roc_auc
 from fraud_pipelines.models.splits import TEST, TimeSplit
 from fraud_pipelines.models.training import TrainingParameters, train
@@ -117,7 +118,7 @@ def later_auc(warehouse):
     Hanley and McNeil 1982 give for an AUC of 1/2. The limit is 4 standard errors: 1 in 16,000 by chance, and seeded.
     """
     rows = build_training_set(warehouse, SPEC, SPLIT)
-    bundle = train(rows, SPEC, TrainingParameters(trees=60)).bundle
+    bundle = train(rows, SPEC, TrainingParameters(LearnerParameters(trees=60), ("xgboost",))).bundle
     test = rows.part(TEST)
     is_fraud = test["is_fraud"].to_numpy(bool)
     frauds, genuine = int(is_fraud.sum()), int((~is_fraud).sum())

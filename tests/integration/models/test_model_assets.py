@@ -21,6 +21,7 @@ from fraud_pipelines.errors import ContractBroken, EmptySample, MissingPartition
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.backtest import backtest
 from fraud_pipelines.models.evaluation import evaluate, read_evaluation
+from fraud_pipelines.models.members import LearnerParameters
 from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
 from fraud_pipelines.models.prequential import prequential
 from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
@@ -32,6 +33,8 @@ from fraud_pipelines.orchestration.resources import LedgerResource, RegistryReso
 from fraud_pipelines.settings import load_settings
 from tests.builders import fill_warehouse, label, payment
 
+# One kind of model is enough to see what the assets do with it.
+QUICK = {"contenders": ["xgboost"]}
 ASSETS = [training_set, candidate, evaluation, champion]
 WINDOWS = {"train_days": 14, "validation_days": 4, "test_days": 7, "label_delay_days": 2}
 
@@ -72,7 +75,7 @@ class World:
         if training_set in chosen:
             config["models__training_set"] = {"config": {**WINDOWS, **windows}}
         if candidate in chosen:
-            config["models__candidate"] = {"config": {"trees": 120, **(candidate_config or {})}}
+            config["models__candidate"] = {"config": {**QUICK, "trees": 120, **(candidate_config or {})}}
         result = dg.materialize(
             chosen, resources=self.resources, instance=self.instance, run_config={"ops": config}, raise_on_error=True
         )
@@ -214,7 +217,7 @@ def test_a_failing_blocking_check_of_earlier_data_refuses_the_candidate(world):
     definitions = dg.Definitions(
         assets=[transactions, *ASSETS], asset_checks=[amounts_are_positive], resources=world.resources
     )
-    windows = {"models__training_set": {"config": WINDOWS}, "models__candidate": {"config": {"trees": 30}}}
+    windows = {"models__training_set": {"config": WINDOWS}, "models__candidate": {"config": {**QUICK, "trees": 30}}}
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         asset_selection=[asset.key for asset in ASSETS],
         instance=world.instance,
@@ -421,7 +424,11 @@ def test_a_backtest_before_any_features_says_what_to_do(champion_bundle, tmp_pat
 
 def test_a_week_judged_prequentially_is_that_weeks_own_training_and_evaluation(trained):
     world, _ = trained
-    warehouse, spec, quick = world.warehouse.open(), load_spec(), TrainingParameters(trees=20)
+    warehouse, spec, quick = (
+        world.warehouse.open(),
+        load_spec(),
+        TrainingParameters(LearnerParameters(trees=20), ("xgboost",)),
+    )
     (week,) = prequential(
         warehouse, spec, [SINCE], lambda rows: train(rows, spec, quick).bundle,
         train_days=14, validation_days=4, label_delay_days=2,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,14 +11,13 @@ from hypothesis import strategies as st
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import parse_spec
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models.bundle import Calibration
 from fraud_pipelines.models.explanation import reason_contributions, shap_summary, top_reasons
 from tests.served_models import tiny_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return dataclasses.replace(tiny_bundle(), calibration=Calibration(slope=0.8, intercept=-0.3))
+    return tiny_bundle(slope=0.8, intercept=-0.3)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,11 @@ from datetime import datetime
 import numpy as np
 import pytest
 
+from fraud_pipelines.errors import ContractBroken, EmptySample, SettingInvalid
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.models.contenders import CONTENDERS, Weights, assembled, fit_member
+from fraud_pipelines.models.members import LearnerParameters
 from fraud_pipelines.models.metrics import average_precision, roc_auc
 from fraud_pipelines.models.policy import (
     DEFAULT_THRESHOLDS,
@@ -21,17 +24,17 @@ from fraud_pipelines.models.policy import (
 )
 from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION, TimeSplit
 from fraud_pipelines.models.training import (
+    BASELINES,
     Trained,
     TrainingParameters,
-    _sampled,
-    fit_calibration,
+    require_agreement,
     train,
     validation_curves,
 )
 from fraud_pipelines.models.training_set import TrainingSet
 from tests.builders import synthetic_training_set
 
-FAST = TrainingParameters(trees=40)
+FAST = TrainingParameters(LearnerParameters(trees=40, forest_trees=8, isolation_trees=10), ("xgboost",))
 SPEC = load_spec()
 
 
@@ -67,7 +70,7 @@ def test_test_rows_have_no_say(training_set, trained):
     frame.loc[is_test, SPEC.names[0]] = 1e6
     again = train(dataclasses.replace(training_set, frame=frame), SPEC, FAST, code_version="test").bundle
     assert again.booster_bytes == trained.bundle.booster_bytes
-    assert (again.thresholds, again.calibration) == (trained.bundle.thresholds, trained.bundle.calibration)
+    assert (again.thresholds, again.weights) == (trained.bundle.thresholds, trained.bundle.weights)
 
 
 def test_thresholds_and_metrics_come_from_the_validation_rows(training_set, trained):
@@ -89,13 +92,6 @@ def test_known_cards_have_no_say_in_the_thresholds(training_set):
     trained = train(dataclasses.replace(training_set, frame=frame), SPEC, FAST)
     assert known.any()
     assert len(trained.validation_is_fraud) == training_set.rows(VALIDATION) - int(known.sum())
-
-
-def test_calibration_is_kept_in_the_bundle_when_asked_for(training_set):
-    trained = train(training_set, SPEC, TrainingParameters(trees=10, learning_rate=0.5, calibrate=True))
-    assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) != (1.0, 0.0)
-    per_day = trained.bundle.policy.reviews_per_day
-    assert trained.bundle.thresholds == chosen_on_validation(training_set, trained, CostMatrix(), per_day)
 
 
 def test_costs_and_capacity_of_ones_own_move_the_thresholds_and_are_kept(training_set, trained):
@@ -133,7 +129,7 @@ def test_without_validation_days_the_documented_defaults_hold():
     split = TimeSplit(datetime(2026, 3, 1), train_days=14, validation_days=0, test_days=7, label_delay_days=7)
     trained = train(synthetic_training_set(SPEC, split=split), SPEC, FAST)
     assert trained.bundle.thresholds == DEFAULT_THRESHOLDS
-    assert (trained.bundle.calibration.slope, trained.bundle.calibration.intercept) == (1.0, 0.0)
+    assert trained.bundle.weights == {"xgboost": 1.0, "intercept": 0.0}
     assert trained.bundle.metrics == {}
     assert trained.bundle.policy is None
     assert validation_curves(trained) == ([], [])
@@ -147,42 +143,55 @@ def test_the_bundle_knows_its_rows_and_its_reference_has_no_identifiers(training
     assert bundle.data_hash == training_set.data_hash
 
 
-def test_progress_counts_every_tree_once(training_set):
+def test_progress_rises_by_fits_to_the_end(training_set):
     seen: list[tuple[int, int]] = []
-    train(training_set, SPEC, TrainingParameters(trees=5), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(number, 10) for number in range(1, 11)]
+    train(training_set, SPEC, FAST, progress=lambda done, total: seen.append((done, total)))
+    done, totals = [of for of, _ in seen], {total for _, total in seen}
+    assert done == sorted(set(done))
+    assert totals == {done[-1]}
+    assert done[0] == 1
 
 
-def test_sampling_keeps_every_fraud_and_the_weight_of_the_genuine():
-    is_fraud = np.arange(1000) % 50 == 0
-    keep, weights = _sampled(is_fraud, TrainingParameters(most_genuine_rows=100))
-    assert set(np.flatnonzero(is_fraud)) <= set(keep)
-    assert (np.diff(keep) > 0).all()
-    assert weights[is_fraud[keep]].tolist() == [1.0] * 20
-    assert weights[~is_fraud[keep]].sum() == pytest.approx(980)
-    everything, ones = _sampled(is_fraud, TrainingParameters(most_genuine_rows=980))
-    assert len(everything) == 1000
-    assert (ones == 1).all()
+def test_every_baseline_stands_beside_the_model(training_set, trained):
+    assert set(trained.bundle.baselines) == {*BASELINES, "autoencoder"}
+    test = training_set.part(TEST)
+    matrix, truth = to_matrix(test, SPEC.names), test["is_fraud"].to_numpy(bool)
+    for name in BASELINES:
+        assert roc_auc(truth, trained.bundle.predict_baseline(name, matrix)) > 0.9
+    # It knows genuine payments only; one feature of a hundred that is off hardly shows.
+    assert roc_auc(truth, trained.bundle.predict_baseline("autoencoder", matrix)) > 0.5
+    np.testing.assert_array_equal(trained.bundle.predict_baseline("xgboost", matrix), trained.bundle.predict(matrix))
 
 
-def test_calibration_equals_scikit_learns_logistic_regression_and_mends_a_known_distortion():
-    from sklearn.linear_model import LogisticRegression
+def test_the_stack_can_win_and_is_one_model_then(training_set):
+    settings = dataclasses.replace(FAST, contenders=("stack",))
+    bundle = train(training_set, SPEC, settings).bundle
+    assert bundle.contender == "stack"
+    assert set(bundle.weights) == {*CONTENDERS["stack"], "intercept"}
+    test = training_set.part(TEST)
+    matrix = to_matrix(test, SPEC.names)
+    assert roc_auc(test["is_fraud"].to_numpy(bool), bundle.predict(matrix)) > 0.95
+    contributions = bundle.contributions(matrix)
+    assert contributions.shape == (len(test), len(SPEC.names) + 2)
+    np.testing.assert_allclose(contributions.sum(axis=1), bundle.margin(matrix), atol=1e-4)
+    assert bundle.input_names[-1] == "anomaly_score"
 
-    rng = np.random.default_rng(2)
-    logit = rng.normal(-2, 2, 20_000)
-    is_fraud = rng.random(20_000) < 1 / (1 + np.exp(-logit))
-    distorted = 2 * logit + 3  # true log-odds = 0.5 * distorted - 1.5
-    found = fit_calibration(is_fraud, distorted)
-    assert found.slope == pytest.approx(0.5, abs=0.02)
-    assert found.intercept == pytest.approx(-1.5, abs=0.06)
-    reference = LogisticRegression(C=np.inf).fit(distorted[:, None], is_fraud)
-    assert found.slope == pytest.approx(reference.coef_[0, 0], abs=2e-3)  # Platt's smoothed targets differ slightly
-    assert found.intercept == pytest.approx(reference.intercept_[0], abs=5e-3)
+
+def test_a_stack_without_days_to_weigh_its_members_on_is_refused():
+    split = TimeSplit(datetime(2026, 3, 1), train_days=14, validation_days=0, test_days=7, label_delay_days=7)
+    with pytest.raises(EmptySample, match="stack"):
+        train(synthetic_training_set(SPEC, split=split), SPEC, dataclasses.replace(FAST, contenders=("stack",)))
 
 
-def test_calibration_leaves_scores_alone_where_it_cannot_help():
-    rng = np.random.default_rng(2)
-    few = np.arange(1000) < 49
-    assert fit_calibration(few, rng.normal(size=1000)).slope == 1.0
-    inverted = rng.normal(size=1000)
-    assert fit_calibration(inverted < -0.5, inverted).slope == 1.0
+def test_a_contender_nobody_knows_is_refused():
+    with pytest.raises(SettingInvalid, match=r"some of \['single_tree'.*found \['neural'\]"):
+        TrainingParameters(contenders=("neural",))
+
+
+def test_a_compiled_model_that_says_something_else_is_refused(training_set):
+    rows = training_set.part(TRAIN)
+    matrix, truth = to_matrix(rows, SPEC.names), rows["is_fraud"].to_numpy(bool)
+    member, weights = fit_member("xgboost", matrix, truth, FAST.learner), Weights((1.0,), 0.0)
+    require_agreement([member], weights, assembled([member], weights), matrix)
+    with pytest.raises(ContractBroken, match=r"differ by 0\.01"):
+        require_agreement([member], weights, assembled([member], Weights((1.0,), 0.01)), matrix)

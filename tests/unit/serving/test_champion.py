@@ -11,7 +11,7 @@ import pytest
 
 from fraud_pipelines.models.bundle import Bundle
 from serving.champion import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, WARM_UP_FAILED, load_champion
-from tests.served_models import tiny_bundle
+from tests.served_models import tiny_bundle, unable_to_score
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_an_empty_folder_is_no_champion(tmp_path):
     assert load_champion(tmp_path).cause == NO_CHAMPION
 
 
-@pytest.mark.parametrize("name", ["model.ubj", "model.json", "feature_spec.yml", "reference.parquet", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "feature_spec.yml", "reference.parquet", "manifest.json"])
 def test_one_changed_byte_in_any_file_is_noticed(bundle, tmp_path, name):
     file = place(bundle, tmp_path) / "bundle" / name
     content = bytearray(file.read_bytes())
@@ -50,7 +50,7 @@ def test_one_changed_byte_in_any_file_is_noticed(bundle, tmp_path, name):
 def test_a_missing_file_and_another_models_digest_are_noticed(bundle, tmp_path):
     assert load_champion(place(bundle, tmp_path / "a", bundle_digest="0" * 64)).cause == BUNDLE_CORRUPT
     place(bundle, tmp_path / "b")
-    (tmp_path / "b" / "bundle" / "model.ubj").unlink()
+    (tmp_path / "b" / "bundle" / "model.onnx").unlink()
     assert load_champion(tmp_path / "b").cause == BUNDLE_CORRUPT
 
 
@@ -72,7 +72,7 @@ def test_contributions_that_do_not_fit_the_spec_are_noticed_before_the_first_pay
     assert "Contributions: expected shape" in loaded.problem
 
 
-def test_a_booster_that_cannot_score_is_noticed(bundle, tmp_path):
-    broken = replace(bundle, booster_bytes=b"not a model")
+def test_a_model_that_cannot_score_is_noticed(bundle, tmp_path):
+    broken = replace(bundle, model=unable_to_score(bundle.model))
     loaded = load_champion(place(broken, tmp_path))
     assert loaded.cause == WARM_UP_FAILED

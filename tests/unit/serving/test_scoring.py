@@ -25,7 +25,7 @@ from serving.problems import Problem
 from serving.schemas import Transaction
 from serving.scoring import Scorer
 from tests.histories import arrival, scored
-from tests.served_models import CARD_NUMBER, payment, tiny_bundle
+from tests.served_models import CARD_NUMBER, payment, tiny_bundle, unable_to_score
 from tests.stored_events import SHORT_SPEC, tables_of
 
 KEY = b"k" * 32
@@ -217,7 +217,7 @@ def test_without_the_ledger_nothing_is_decided(loaded, store):
 
 
 def test_a_model_that_fails_leads_to_review_with_the_vector_kept(loaded, ledger, store, bundle):
-    broken = replace(bundle, booster_bytes=b"not a model")
+    broken = replace(bundle, model=unable_to_score(bundle.model))
     scorer = Scorer(Loaded(replace(loaded.champion, bundle=broken)), lambda: ledger, lambda: store, KEY)
     answer = scorer.score(transaction())
     assert (answer.decision, answer.fallback) == ("REVIEW", "model_failed")
