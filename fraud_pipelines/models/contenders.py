@@ -135,7 +135,8 @@ def fit_weights(said: np.ndarray, is_fraud: np.ndarray) -> Weights | None:
     if min(frauds, genuine) < FEWEST_FRAUDS_TO_WEIGH:
         return None
     spread = said.std(axis=0)
-    spread[spread == 0] = 1.0
+    varies = spread > 0
+    spread[~varies] = 1.0
     center = said.mean(axis=0)
     design = np.column_stack([(said - center) / spread, np.ones(len(said))])
     # Platt's targets: never quite sure, so that members who separate the truth do not get endless weight.
@@ -152,7 +153,7 @@ def fit_weights(said: np.ndarray, is_fraud: np.ndarray) -> Weights | None:
     start = np.append(np.full(said.shape[1], 1 / said.shape[1]), np.log(frauds / genuine))
     bounds = [(0.0, None)] * said.shape[1] + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000, "ftol": 1e-14})
-    weights = found.x[:-1] / spread
+    weights = np.where(varies, found.x[:-1] / spread, 0.0)
     if not weights.any():  # what they said tells nothing
         return None
     return Weights(tuple(map(float, weights)), float(found.x[-1] - weights @ center))

@@ -353,10 +353,10 @@ def test_a_damaged_bundle_is_caught(world, alias, name):
     made = world.run(training_set, candidate, candidate_config={"seed": 7 if alias == CHAMPION else 8})
     models = world.registry.open()
     models.set_alias(alias, made["candidate"]["model_version"])
-    (models.download(made["candidate"]["model_version"]) / "model.ubj").write_bytes(b"not a model")
+    (models.download(made["candidate"]["model_version"]) / "model.onnx").write_bytes(b"not a model")
     result = world.check(name)
     assert not result.passed
-    assert "model.ubj" in result.metadata["problem"].value
+    assert "model.onnx" in result.metadata["problem"].value
 
 
 # The training window ends 2026-01-18, the test window is 2026-01-20 to 2026-01-27, labels come after 2 days.

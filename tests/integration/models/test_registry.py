@@ -107,7 +107,7 @@ def test_a_file_exchanged_in_the_store_is_refused(registry, new_version):
 
 def test_a_damaged_bundle_is_not_registered(registry, tmp_path):
     folder = tiny_bundle(seed=77).save(tmp_path / "bundle")
-    (folder / "model.ubj").write_bytes(b"not a model")
+    (folder / "model.onnx").write_bytes(b"not a model")
     before = len(registry.versions())
     with pytest.raises(BundleCorrupt):
         registry.register(folder, {}, {}, {}, {})
@@ -137,7 +137,7 @@ def test_a_damaged_version_cannot_be_rolled_back_to(registry, new_version, tmp_p
     passed = [Gate("enough_frauds", 50.0, 30.0, True, "50, at least 30 is needed")]
     for version in (first, second):
         promote(registry, ledger, version=version, gates=passed, actor="ada", reason="test")
-    (registry.download(first) / "model.ubj").write_bytes(b"not a model")
+    (registry.download(first) / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(BundleCorrupt):
         rollback(registry, ledger, actor="ada", reason="test")
     assert registry.version_of(CHAMPION) == ledger.champion_at() == second

@@ -87,7 +87,7 @@ def test_a_bento_serves_from_another_folder_without_the_checkout(built: BuiltBen
 
 def test_a_bento_whose_model_was_changed_sends_everything_to_review(built: BuiltBento, tmp_path: Path):
     copied = shutil.copytree(built.path, tmp_path / "bento")
-    model = copied / "src" / "champion" / "bundle" / "model.ubj"
+    model = copied / "src" / "champion" / "bundle" / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
@@ -98,7 +98,7 @@ def test_a_bento_whose_model_was_changed_sends_everything_to_review(built: Built
         assert 'fraud_fallback_total{cause="bundle_corrupt"} 1.0' in client.get("/metrics").text
         client.post("/score", json=payment(transaction_id="t-2"))
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "model.ubj: expected SHA-256" in log
+    assert "model.onnx: expected SHA-256" in log
     assert "cannot be used" not in log  # the online store works on without a model
 
 

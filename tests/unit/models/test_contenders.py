@@ -1,0 +1,114 @@
+"""Members say what their libraries say; their weights are calibrated and never negative."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from fraud_pipelines.models import contenders
+from fraud_pipelines.models.contenders import CONTENDERS, Weights, assembled, fit_member, fit_weights, native_log_odds
+from fraud_pipelines.models.members import LearnerParameters, fit_logistic_regression, sampled
+from fraud_pipelines.models.metrics import calibration_error, roc_auc
+from tests import learners
+
+QUICK = LearnerParameters(trees=30, forest_trees=10, isolation_trees=15, isolation_rows=64)
+FRESH, FRESH_TRUTH = learners.rows(1500, seed=21)
+
+
+@pytest.fixture(scope="module")
+def members():
+    matrix, truth = learners.rows()
+    isolation = contenders.fit_isolation(matrix, QUICK)
+    return {name: fit_member(name, matrix, truth, QUICK, isolation) for name in contenders.members_of(CONTENDERS)}
+
+
+@pytest.mark.parametrize("name", [name for names in CONTENDERS.values() for name in names])
+def test_a_compiled_member_agrees_with_its_library_and_finds_the_signal(members, name):
+    member = members[name]
+    inputs = member.model.inputs(FRESH)
+    assert inputs.shape[1] == learners.FEATURES + name.endswith("_on_anomaly")
+    np.testing.assert_allclose(member.says(FRESH), member.native(inputs), atol=2e-5)
+    assert roc_auc(FRESH_TRUTH, member.says(FRESH)) > 0.8
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_an_assembled_contender_agrees_with_its_libraries(members, name):
+    chosen = [members[member] for member in CONTENDERS[name]]
+    weights = Weights(tuple(np.linspace(0.4, 1.2, len(chosen))), -0.7)
+    model = assembled(chosen, weights)
+    np.testing.assert_allclose(model.margin(FRESH), native_log_odds(chosen, weights, model, FRESH), atol=5e-5)
+
+
+def test_weights_mend_a_known_distortion_as_scikit_learn_does():
+    rng = np.random.default_rng(2)
+    logit = rng.normal(-2, 2, 20_000)
+    is_fraud = rng.random(20_000) < 1 / (1 + np.exp(-logit))
+    distorted = 2 * logit + 3  # true log-odds = 0.5 * distorted - 1.5
+    found = fit_weights(distorted[:, None], is_fraud)
+    assert found.weights[0] == pytest.approx(0.5, abs=0.02)
+    assert found.intercept == pytest.approx(-1.5, abs=0.06)
+    reference = LogisticRegression(C=np.inf).fit(distorted[:, None], is_fraud)
+    assert found.weights[0] == pytest.approx(reference.coef_[0, 0], abs=2e-3)  # Platt's targets differ slightly
+    assert found.intercept == pytest.approx(reference.intercept_[0], abs=5e-3)
+    probability = 1 / (1 + np.exp(-found.of(distorted[:, None])))
+    assert calibration_error(is_fraud, probability) < 0.01 < calibration_error(is_fraud, 1 / (1 + np.exp(-distorted)))
+
+
+def test_two_halves_of_the_truth_are_weighed_as_scikit_learn_does_and_noise_hardly_counts():
+    rng = np.random.default_rng(3)
+    said = rng.normal(size=(20_000, 3))
+    is_fraud = rng.random(20_000) < 1 / (1 + np.exp(3 - 1.5 * said[:, 0] - 0.8 * said[:, 1]))
+    found = fit_weights(said, is_fraud)
+    reference = LogisticRegression(C=np.inf).fit(said, is_fraud)
+    np.testing.assert_allclose(found.weights[:2], reference.coef_[0, :2], atol=0.02)
+    assert found.weights[2] < 0.05
+
+
+def test_no_member_counts_against_its_own_evidence():
+    rng = np.random.default_rng(4)
+    said = rng.normal(size=(5000, 2))
+    is_fraud = rng.random(5000) < 1 / (1 + np.exp(2 - said[:, 0] + 2 * said[:, 1]))
+    assert fit_weights(said, is_fraud).weights[1] == 0.0
+
+
+def test_what_cannot_be_weighed_is_not():
+    rng = np.random.default_rng(5)
+    said = rng.normal(size=(1000, 1))
+    assert fit_weights(said, np.arange(1000) < 49) is None
+    assert fit_weights(said, said[:, 0] < -0.5) is None  # says the opposite: no weight above 0 helps
+    assert fit_weights(np.zeros((1000, 1)), np.arange(1000) < 500) is None
+
+
+def test_a_frauds_weight_shifts_the_odds_by_its_logarithm_and_weighing_takes_it_back():
+    matrix, truth = learners.rows(4000, seed=8)
+    weighted = LearnerParameters(trees=30, fraud_weight=8.0)
+    plain, heavy = (fit_member("logistic_regression", matrix, truth, item) for item in (QUICK, weighted))
+    shift = float(np.mean(heavy.says(FRESH) - plain.says(FRESH)))
+    assert shift == pytest.approx(np.log(8), abs=0.35)
+    weights = fit_weights(heavy.says(FRESH)[:, None], FRESH_TRUTH)
+    mean = float(np.mean(1 / (1 + np.exp(-weights.of(heavy.says(FRESH)[:, None])))))
+    assert mean == pytest.approx(float(FRESH_TRUTH.mean()), abs=0.01)
+
+
+def test_a_logistic_regression_is_scikit_learns_on_the_transformed_rows():
+    matrix, truth = learners.rows()
+    linear, intercept = fit_logistic_regression(matrix, truth, LearnerParameters(regularisation=1e-9))
+    z = np.sign(matrix) * np.log1p(np.abs(matrix))
+    missing = np.isnan(matrix)
+    design = np.hstack([np.where(missing, linear.fill, z), missing])
+    reference = LogisticRegression(C=np.inf, max_iter=2000).fit(design, truth).decision_function(design)
+    np.testing.assert_allclose(intercept + linear.terms(matrix).sum(axis=1), reference, atol=5e-2)
+
+
+def test_sampling_keeps_every_fraud_and_the_weight_of_the_genuine():
+    is_fraud = np.arange(1000) % 50 == 0
+    keep, weights = sampled(is_fraud, LearnerParameters(most_genuine_rows=100, fraud_weight=3.0))
+    assert set(np.flatnonzero(is_fraud)) <= set(keep)
+    assert (np.diff(keep) > 0).all()
+    assert weights[is_fraud[keep]].tolist() == [3.0] * 20
+    assert weights[~is_fraud[keep]].sum() == pytest.approx(980)
+    everything, ones = sampled(is_fraud, LearnerParameters(most_genuine_rows=980))
+    assert len(everything) == 1000
+    assert (ones == 1).all()
+    assert len(sampled(is_fraud, LearnerParameters(), most_genuine_rows=200)[0]) == 220
