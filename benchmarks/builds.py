@@ -1,13 +1,14 @@
 """A build of the feature tables in a process of its own, so that its CPU time and memory are nobody else's.
 
-`build()` starts `python -m benchmarks.builds`, which runs the real dbt project in process, as production does: the
-project is parsed, the staging views are there, and only then the clock starts. It stops when the warehouse's file is
-written and closed. Tests of dbt are not run.
+`build()` has `python -m benchmarks.builds`, which has imported dbt and done nothing else, fork itself. The new process
+runs the real dbt project in process, as production does: the project is parsed, the staging views are there, and only
+then the clock starts. It stops when the warehouse's file is written and closed. Tests of dbt are not run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -16,11 +17,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from sqlalchemy.engine import make_url
@@ -65,17 +68,23 @@ def build(
         RuntimeError: dbt failed; the message is its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    result = folder / "result.json"
+    result, printed = folder / "result.json", folder / "printed.txt"
     result.unlink(missing_ok=True)
     days = [f"{day:%Y-%m-%d %H:%M:%S}" for day in (since, until) if day is not None]
     request = {"url": url, "folder": str(folder), "engine": engine, "days": days, "project": str(project)}
-    child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.builds", json.dumps(request), str(result)],
-        cwd=PROJECT_ROOT, capture_output=True, text=True, env={**os.environ, **TELEMETRY_OFF},
-    )  # fmt: skip
-    if child.returncode != 0 or not result.exists():
-        printed = child.stdout[-4000:] + child.stderr[-4000:]
-        raise RuntimeError(f"The build of {url.rsplit('@', 1)[-1]} failed:\n{printed}")
+    server = _server()
+    assert server.stdin
+    assert server.stdout
+    try:
+        server.stdin.write(json.dumps([str(result), str(printed), request]) + "\n")
+        server.stdin.flush()
+        exit_code = server.stdout.readline().strip()
+    except BaseException:  # this process was told to end: so is the build under way
+        os.killpg(server.pid, signal.SIGKILL)
+        raise
+    if exit_code != "0" or not result.exists():
+        output = printed.read_text()[-8000:] if printed.exists() else f"exit code {exit_code}"
+        raise RuntimeError(f"The build of {url.rsplit('@', 1)[-1]} failed:\n{output}")
     return Built(**json.loads(result.read_text()))
 
 
@@ -167,6 +176,47 @@ class Dbt:
         }
 
 
+@cache
+def _server() -> subprocess.Popen[str]:
+    """The process that builds are forked from, one per process that asks for builds; it ends with that one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.builds"], cwd=PROJECT_ROOT, env={**os.environ, **TELEMETRY_OFF},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def _serve() -> None:
+    """In the server: for every request on standard input a process of its own, whose exit code is the answer."""
+    import dbt.adapters.duckdb.impl
+    import dbt.adapters.postgres.impl
+    import dbt.cli.main  # noqa: F401 - three seconds that every build would begin with
+
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            result, printed, request = json.loads(line)
+            _build_here(Path(result), Path(printed), request)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _build_here(result: Path, printed: Path, request: dict[str, Any]) -> NoReturn:
+    """In the forked process: its output into one file, its figures into another, and its end."""
+    code = 1
+    try:
+        with printed.open("w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        result.write_text(json.dumps(asdict(_measured(**request))))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def _measured(url: str, folder: str, engine: str, days: list[str], project: str) -> Built:
     """A build in this process, which nothing else should have used."""
     dbt = Dbt(url, Path(folder), engine=engine, project=Path(project))
@@ -238,4 +288,5 @@ class _Server:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps(asdict(_measured(**json.loads(sys.argv[1])))))
+    gc.set_threshold(50_000, 20)  # as in fraud_pipelines.cli
+    _serve()

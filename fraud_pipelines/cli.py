@@ -1,5 +1,6 @@
 """The command `fraud`: its commands parse, call and print; what they run are jobs and domain functions."""
 
+import gc
 import sys
 from typing import NoReturn
 
@@ -27,6 +28,9 @@ for commands in (data, models, services):
 
 def main() -> NoReturn:
     """Run the command line; errors of the project end with their own exit code and no traceback."""
+    # Imports make hundreds of thousands of objects that live as long as the process, and the collector, which looks
+    # for garbage after every 700 of them, finds none: a quarter of the time until a command starts.
+    gc.set_threshold(50_000, 20)
     try:
         app()
         sys.exit(0)
@@ -35,3 +39,5 @@ def main() -> NoReturn:
 
         report_error(error)
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # the process ends: its memory goes as a whole, and need not be looked through once more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -15,6 +16,9 @@ from filelock import FileLock
 
 from fraud_pipelines.settings import TELEMETRY_OFF, Settings, load_settings
 from tests.installation import Installation, free_port
+
+# As in fraud_pipelines.cli, and for its reason: what is imported is no garbage.
+gc.set_threshold(50_000, 20)
 
 for _name, _value in TELEMETRY_OFF.items():
     os.environ.setdefault(_name, _value)
@@ -95,5 +99,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     shared.mkdir(exist_ok=True)
     with FileLock(shared / "lock"):
         if not printed.exists():
-            printed.write_text(installation.run("demo", "--port", str(free_port())))
+            printed.write_text(installation.run_script("demo", "--port", str(free_port())))
     return replace(installation, output=printed.read_text())

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraud_pipelines.settings import Settings
+from tests.prepared_process import run_fraud
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,9 +74,17 @@ class Installation:
 
     def run(self, *arguments: str, expect: int = 0, timeout: float = 600, text: str | None = None) -> str:
         """Run `fraud ...`, require its exit code, return what it printed on both streams."""
+        code, printed = run_fraud(arguments, folder=ROOT, environment=self.environment, text=text, timeout=timeout)
+        assert code == expect, f"fraud {' '.join(arguments)} ended with {code}:\n{printed}"
+        return printed
+
+    def run_script(self, *arguments: str, expect: int = 0, timeout: float = 600) -> str:
+        """The same, from nothing: a new interpreter calls what pyproject.toml names as the script `fraud`."""
+        with (ROOT / "pyproject.toml").open("rb") as file:
+            module, _, function = tomllib.load(file)["project"]["scripts"]["fraud"].partition(":")
         done = subprocess.run(
-            [sys.executable, "-m", "fraud_pipelines", *arguments],
-            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, input=text,
+            [sys.executable, "-c", f"import sys, {module}; sys.exit({module}.{function}())", *arguments],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         printed = done.stdout + done.stderr
         assert done.returncode == expect, f"fraud {' '.join(arguments)} ended with {done.returncode}:\n{printed}"

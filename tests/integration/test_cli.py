@@ -42,6 +42,31 @@ def test_every_outcome_has_its_exit_code_and_says_what_to_do(empty, tmp_path, ar
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["champion"], 0, "champion: none"),
+        (["no-such-command"], 2, "No such command"),
+        (["serve"], 3, "NoChampion: "),
+        (["score", "--url", "http://127.0.0.1:9", "payment.json"], 4, "fraud serve"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_the_script_that_is_installed_says_so_too(empty, tmp_path, arguments, exit_code, words):
+    payment = tmp_path / "payment.json"
+    payment.write_text(json.dumps({"transaction_id": "1"}))
+    words_of_command = (str(payment) if word == "payment.json" else word for word in arguments)
+    printed = empty.run_script(*words_of_command, expect=exit_code)
+    assert words in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+def test_a_transaction_may_come_through_a_pipe(empty):
+    printed = empty.run("score", "-", "--url", "http://127.0.0.1:9", expect=4, text='{"transaction_id": "1"}')
+    assert "fraud serve" in printed
+    assert "cannot be read" in empty.run("score", "-", expect=2, text="no JSON")
+
+
 def test_a_mapping_nobody_knows_is_answered_with_those_there_are(empty, tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     printed = empty.run("ingest", str(tmp_path / "a.csv"), "--mapping", "acme", expect=3)
