@@ -135,6 +135,13 @@ def measure(
         "features": len(spec.names),
         "train_days": train_days,
         **_rates({f"{week.since:%Y-%m-%d}": week.evaluation.metrics for week in judged}, mean_metrics(judged)),
+        "contenders": {f"{week.since:%Y-%m-%d}": week.bundle.contender for week in judged},
+        "baselines": {
+            name: _rates(
+                {f"{week.since:%Y-%m-%d}": week.baselines[name].metrics for week in judged}, mean_metrics(judged, name)
+            )
+            for name in judged[0].baselines
+        },
         "left_out": {f"{week.since:%Y-%m-%d}": week.evaluation.excluded for week in judged},
         "alarms": leak_alarms(judged),
     }

@@ -167,6 +167,8 @@ SCORES = Table(
         "model_version": _required(TEXT, "Registry version that scored it."),
         "fraud_probability": _required(DOUBLE, "Model output in [0, 1]."),
         "decision": _required(TEXT, "APPROVE, REVIEW or BLOCK at the version's thresholds."),
+        "anomaly_score": Column(DOUBLE, "In (0, 1), 0.5 is average; null where the version has no isolation forest."),
+        "reasons": Column(TEXT, "JSON: code and contribution (log-odds) of the top reasons; null for an APPROVE."),
     },
 )
 

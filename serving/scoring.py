@@ -19,7 +19,6 @@ from fraud_pipelines.errors import FraudPipelinesError, LedgerUnavailable, Onlin
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.ledger import Decision, Ledger
-from fraud_pipelines.models.explanation import top_reasons
 from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.reasons import (
@@ -195,7 +194,7 @@ def _model_verdict(champion: Champion, features: dict[str, float | None], state_
     # An approval owes nobody an explanation, and exact contributions cost more than the score itself.
     if decision != APPROVE:
         with _stage("reasons"):
-            reasons = top_reasons(bundle.contributions(matrix)[0], features, bundle.spec)
+            reasons = bundle.reasons(matrix, features)
     return Verdict(decision, probability, reasons, features, state_as_of)
 
 

@@ -211,13 +211,21 @@ def backtest(
             "as_of": result.as_of.isoformat(), "rows": result.rows, "frauds": result.fraud_count,
             "left_out": result.excluded, "learnt_from": found.learnt_from, "metrics": result.metrics,
             "intervals": {name: [bounds.lower, bounds.upper] for name, bounds in result.intervals.items()},
+            "baselines": {name: of.metrics for name, of in found.baselines.items()},
         }  # fmt: skip
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
         return
     table(
         f"Version {chosen}, {since:%Y-%m-%d} to {until:%Y-%m-%d}, labels as of {result.as_of:%Y-%m-%d %H:%M}",
-        ["metric", "value (95 % interval)"],
-        [[name, with_interval(value, result.intervals.get(name))] for name, value in result.metrics.items()],
+        ["metric", "value (95 % interval)", *(name.replace("_", " ") for name in found.baselines)],
+        [
+            [
+                name,
+                with_interval(value, result.intervals.get(name)),
+                *(with_interval(of.metrics[name], None) for of in found.baselines.values()),
+            ]
+            for name, value in result.metrics.items()
+        ],
     )
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in result.excluded.items())
     output.print(f"\n{result.rows:,} transactions, {result.fraud_count:,} frauds; left out: {left_out}")
@@ -255,18 +263,32 @@ def prequential(
             judged.append(week)
             report("weeks", len(judged), weeks)
     means, alarms = mean_metrics(judged), leak_alarms(judged)
+    baselines = {name: mean_metrics(judged, name) for name in judged[0].baselines}
     if as_json:
         figures = {
-            "weeks": [{"since": f"{week.since:%Y-%m-%d}", **week.evaluation.metrics} for week in judged],
-            "mean": means, "alarms": alarms,
+            "weeks": [
+                {"since": f"{week.since:%Y-%m-%d}", "contender": week.bundle.contender, **week.evaluation.metrics}
+                for week in judged
+            ],
+            "mean": means, "baselines": baselines, "alarms": alarms,
         }  # fmt: skip
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
         return
     table(
         f"{weeks} test weeks, {train_days} training days each, labels {label_delay_days} days late",
-        ["metric", *(f"{week.since:%Y-%m-%d}" for week in judged), "mean"],
         [
-            [name, *(with_interval(week.evaluation.metrics[name], None) for week in judged), with_interval(mean, None)]
+            "metric",
+            *(f"{week.since:%Y-%m-%d} ({week.bundle.contender})" for week in judged),
+            "mean",
+            *(f"mean of {name.replace('_', ' ')}" for name in baselines),
+        ],
+        [
+            [
+                name,
+                *(with_interval(week.evaluation.metrics[name], None) for week in judged),
+                with_interval(mean, None),
+                *(with_interval(of[name], None) for of in baselines.values()),
+            ]
             for name, mean in means.items()
         ],
     )

@@ -15,12 +15,11 @@ import numpy as np
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.models.trees import Trees, joined, mean_depth
+from fraud_pipelines.reasons import ANOMALY_SCORE
 
 if TYPE_CHECKING:
     from fraud_pipelines.models.onnx_graph import Compiled
     from fraud_pipelines.models.tree_shap import Paths
-
-ANOMALY_SCORE = "anomaly_score"
 
 
 @dataclass(frozen=True)

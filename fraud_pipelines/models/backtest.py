@@ -6,6 +6,7 @@ Rows that it learnt from flatter it, so they are counted and said.
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import pandas as pd
 
@@ -21,10 +22,14 @@ from fraud_pipelines.warehouse import Session, Warehouse
 
 @dataclass(frozen=True)
 class Backtest:
-    """The evaluation of a range; `learnt_from` of its rows lie in the version's own training days."""
+    """The evaluation of a range, and that of each baseline on the same rows.
+
+    `learnt_from` of the rows lie in the version's own training days, which are those of its baselines, too.
+    """
 
     evaluation: Evaluation
     learnt_from: int
+    baselines: dict[str, Evaluation]
 
 
 def backtest(
@@ -61,12 +66,12 @@ def backtest(
             f"lies {bundle.label_delay_days} days before it; {len(rows)} are there. "
             "Ingest labels, or choose earlier days: fraud backtest --from DAY --to DAY"
         )
-    evaluation = evaluate(
-        bundle, judged, since=since, until=until, as_of=moment, unlabelled=int((is_mature & ~is_labelled).sum())
-    )
+    unlabelled = int((is_mature & ~is_labelled).sum())
+    of_range = partial(evaluate, bundle, judged, since=since, until=until, as_of=moment, unlabelled=unlabelled)
+    evaluation, baselines = of_range(), {name: of_range(baseline=name) for name in bundle.baselines}
     learnt = (judged["event_time"] >= bundle.split.train_since) & (judged["event_time"] < bundle.split.train_until)
     excluded = {**evaluation.excluded, "label_not_mature": int((~is_mature).sum())}
-    return Backtest(replace(evaluation, excluded=excluded), int(learnt.sum()))
+    return Backtest(replace(evaluation, excluded=excluded), int(learnt.sum()), baselines)
 
 
 def _judged_rows(

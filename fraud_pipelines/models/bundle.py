@@ -33,11 +33,12 @@ import pandas as pd
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.features.spec import FeatureSpec, parse_spec
-from fraud_pipelines.models.additive_model import ANOMALY_SCORE, AdditiveModel
+from fraud_pipelines.models.additive_model import AdditiveModel
 from fraud_pipelines.models.comparison import Comparison
 from fraud_pipelines.models.onnx_graph import Compiled, from_onnx
 from fraud_pipelines.models.policy import PolicyBasis, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
+from fraud_pipelines.reasons import ANOMALY_SCORE
 
 FORMAT = 2
 MANIFEST, GRAPH, BOOSTER, MODEL, SPEC, REFERENCE = (
@@ -123,6 +124,18 @@ class Bundle:
         Each row sums to `margin` of that row within single precision.
         """
         return self.model.contributions(matrix)
+
+    def reasons(self, row: np.ndarray, values: Mapping[str, float | None]) -> list[dict[str, Any]]:
+        """What pushed one score up most, as `explanation.top_reasons`.
+
+        Args:
+            row: shape (1, f); values: its features by name.
+        """
+        from fraud_pipelines.models.explanation import top_reasons
+
+        score = self.model.anomaly_score(row)
+        anomaly = {} if score is None else {ANOMALY_SCORE: float(score[0])}
+        return top_reasons(self.contributions(row)[0], {**values, **anomaly}, self.spec)
 
     def importance(self) -> dict[str, float]:
         """Share of the mean absolute SHAP value per input on the reference sample, largest first."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 
@@ -28,11 +29,12 @@ Trainer = Callable[[TrainingSet], Bundle]
 
 @dataclass(frozen=True)
 class Week:
-    """One week judged. `seconds` is what training took, wall time."""
+    """One week judged, and each baseline on the same rows. `seconds` is what training took, wall time."""
 
     split: TimeSplit
     bundle: Bundle
     evaluation: Evaluation
+    baselines: dict[str, Evaluation]
     seconds: float
 
     @property
@@ -73,7 +75,8 @@ def prequential(
         started = time.monotonic()
         bundle = train(rows)
         seconds = time.monotonic() - started
-        evaluation = evaluate(
+        of_week = partial(
+            evaluate,
             bundle,
             rows.part(TEST),
             since=split.test_since,
@@ -81,13 +84,13 @@ def prequential(
             as_of=split.as_of,
             unlabelled=rows.unlabelled[TEST],
         )
-        yield Week(split, bundle, evaluation, seconds)
+        yield Week(split, bundle, of_week(), {name: of_week(baseline=name) for name in bundle.baselines}, seconds)
 
 
-def mean_metrics(weeks: Sequence[Week]) -> dict[str, float | None]:
-    """Each metric's plain mean over the weeks; None where a week does not define it."""
-    names = weeks[0].evaluation.metrics
-    values = {name: [week.evaluation.metrics[name] for week in weeks] for name in names}
+def mean_metrics(weeks: Sequence[Week], baseline: str | None = None) -> dict[str, float | None]:
+    """Each metric's plain mean over the weeks, of models or of one baseline; None where a week does not define it."""
+    judged = [week.baselines[baseline] if baseline else week.evaluation for week in weeks]
+    values = {name: [found.metrics[name] for found in judged] for name in judged[0].metrics}
     return {
         name: None if any(value is None for value in found) else float(np.mean([v for v in found if v is not None]))
         for name, found in values.items()

@@ -1,5 +1,6 @@
 """Batch scoring: the champion's probability and decision for every transaction of a window."""
 
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import pandas as pd
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, MissingPartition, NoChampion
 from fraud_pipelines.features.vector import to_matrix
+from fraud_pipelines.models.explanation import top_reasons
+from fraud_pipelines.models.policy import APPROVE
 from fraud_pipelines.warehouse.interface import Session
 
 if TYPE_CHECKING:
@@ -32,25 +35,38 @@ def load_champion(ledger: "Ledger", registry: "Registry") -> tuple[str, "Bundle"
 
 
 def score_frame(features: pd.DataFrame, bundle: "Bundle", *, model_version: str) -> pd.DataFrame:
-    """SCORES rows of `features`, one per row and in its order, at the bundle's thresholds.
+    """SCORES rows of `features`, one per row and in its order, at the bundle's thresholds, with top reasons.
 
     Args:
         features: one row per transaction with `transaction_id`, `event_time` and the bundle's features.
     """
-    probability = np.concatenate(
-        [
-            bundle.predict(to_matrix(features.iloc[start : start + CHUNK_ROWS], bundle.feature_names))
-            for start in range(0, len(features), CHUNK_ROWS)
-        ]
-        or [np.empty(0)]
-    ).astype(np.float64)
+    chunks = [
+        _scored(features.iloc[start : start + CHUNK_ROWS], bundle, model_version)
+        for start in range(0, max(len(features), 1), CHUNK_ROWS)
+    ]
+    return pd.concat(chunks, ignore_index=True)
+
+
+def _scored(features: pd.DataFrame, bundle: "Bundle", model_version: str) -> pd.DataFrame:
+    matrix = to_matrix(features, bundle.feature_names)
+    probability = bundle.predict(matrix)
+    decision = bundle.thresholds.decide(probability)
+    anomaly = bundle.model.anomaly_score(matrix)
+    reasons = np.full(len(features), None, dtype=object)
+    # An approval owes nobody an explanation, as in serving.
+    flagged = np.flatnonzero(decision != APPROVE)
+    for position, contributions in zip(flagged, bundle.contributions(matrix[flagged]), strict=True):
+        found = top_reasons(contributions, {}, bundle.spec)
+        reasons[position] = json.dumps([{key: reason[key] for key in ("code", "contribution")} for reason in found])
     return pd.DataFrame(
         {
             "transaction_id": features["transaction_id"].to_numpy(object),
             "event_time": features["event_time"].to_numpy("datetime64[us]"),
             "model_version": np.full(len(features), model_version, dtype=object),
             "fraud_probability": probability,
-            "decision": bundle.thresholds.decide(probability),
+            "decision": decision,
+            "anomaly_score": np.full(len(features), np.nan) if anomaly is None else anomaly,
+            "reasons": reasons,
         }
     )
 
