@@ -90,8 +90,7 @@ def tune(
 ) -> None:
     """Search the settings of the boosted trees, the handling of imbalance among them, on blocks of past time.
 
-    The label delay lies between what is learnt from and what is judged; test days are never looked at. The settings in
-    use are tried first, and stay unless the best gains more than chance explains. Every trial is kept in MLflow.
+    Those in use are tried first, and stay unless the best gains more than chance explains (docs/tuning.md).
     """
     from fraud_pipelines.orchestration import keys
     from fraud_pipelines.orchestration.running import run_job

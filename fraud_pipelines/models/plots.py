@@ -1,7 +1,7 @@
 """Figures of a model: curves, importance, SHAP, tuning. Okabe-Ito colours, told apart by shape too; no global state."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def optimisation_history_figure(
 
 
 def parameter_figure(
-    parameters: Mapping[str, Sequence[float | str]], values: Sequence[float], *, logarithmic: Sequence[str] = ()
+    parameters: Mapping[str, Sequence[Any]], values: Sequence[float], *, logarithmic: Sequence[str] = ()
 ) -> "Figure":
     """One small panel per parameter: its value in each complete trial, and how the trial was judged; the first is base.
 
@@ -111,6 +111,7 @@ def parameter_figure(
         values: shape (trials,).
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     columns = min(3, len(parameters))
     rows = -(-len(parameters) // columns)
@@ -121,6 +122,9 @@ def parameter_figure(
         axes.plot(chosen[:1], values[:1], "D", color=ORANGE, markersize=6)
         if name in logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(chosen) < 50 * min(chosen) else (1,)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     for unused in list(figure.axes)[len(parameters) :]:

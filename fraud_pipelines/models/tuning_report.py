@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMBALANCE = "imbalance"
-SEARCHED = (*(item.name for item in SPACE), IMBALANCE, FRAUD_WEIGHT.name, "most_genuine_rows")
+SEARCHED = (*(item.name for item in SPACE), FRAUD_WEIGHT.name, "most_genuine_rows")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrialRecord:
 
 def searched(parameters: LearnerParameters) -> dict[str, Any]:
     """The settings that a tuning may change, with their values."""
-    return {name: getattr(parameters, name) for name in SEARCHED if name != IMBALANCE}
+    return {name: getattr(parameters, name) for name in SEARCHED}
 
 
 def trial_record(trial: Trial, tags: dict[str, str]) -> TrialRecord:
@@ -108,14 +108,16 @@ def verdict(tuning: Tuning) -> str:
 def tuning_figures(tuning: Tuning) -> dict[str, "Figure"]:
     """File name -> figure: how the search went, and each parameter against what it gave."""
     complete = [trial for trial in tuning.trials if trial.value is not None]
+    numbers = [item.name for item in (*SPACE, FRAUD_WEIGHT)]
     return {
         "trials.png": optimisation_history_figure(
             {trial.number: trial.value for trial in tuning.trials}, base=tuning.base.value or 0.0
         ),
         "parameters.png": parameter_figure(
             {
-                name: [trial.imbalance if name == IMBALANCE else getattr(trial.parameters, name) for trial in complete]
-                for name in SEARCHED
+                **{name: [getattr(trial.parameters, name) for trial in complete] for name in numbers},
+                IMBALANCE: [trial.imbalance for trial in complete],
+                "most_genuine_rows": [f"{trial.parameters.most_genuine_rows:,}" for trial in complete],
             },
             [trial.value or 0.0 for trial in complete],
             logarithmic=[item.name for item in (*SPACE, FRAUD_WEIGHT) if item.is_logarithmic],
