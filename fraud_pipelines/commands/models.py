@@ -109,7 +109,12 @@ def tune(
         outcome = run_job("tune_job", settings=load_settings(), run_config=config, on_step=on_step)
     found = outcome.of(keys.TUNING)
     best = [record.data for record in found["best_trials"].records]
-    table("Best trials", list(best[0]), [list(record.values()) for record in best])
+    # One column per trial: a row of all settings would not fit a terminal.
+    table(
+        "Best trials",
+        ["trial", *(str(record["trial"]) for record in best)],
+        [[name, *(record[name] for record in best)] for name in best[0] if name != "trial"],
+    )
     output.print(f"\n{found['verdict']} Every trial is in MLflow, under run {found['mlflow_run_id']}.")
     print_checks(outcome.checks)
 
