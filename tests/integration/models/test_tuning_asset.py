@@ -142,18 +142,23 @@ def test_checks_pass_on_what_was_just_tuned(tuned):
 
 
 def test_run_again_it_is_the_same_tuning_and_a_later_moment_starts_from_what_was_chosen(world):
-    first, again = world.tune(trials=3), world.tune(trials=3)
+    first = world.tune(trials=3)
+    choose(world, replace(BASE, trees=9))
+    again = world.tune(trials=3)
     assert first["tuning_id"] == again["tuning_id"]
     assert first["data_hash"] == again["data_hash"]
     assert first["mlflow_run_id"] != again["mlflow_run_id"]
-    world.execute(
-        f"update {tables.TUNED_PARAMETERS.name} set chosen = :it", it=json.dumps(LearnerParameters(trees=9).as_dict())
-    )
+    choose(world, replace(BASE, trees=9))
     split = world.rows.split
     later = replace(world.rows, split=replace(split, as_of=split.as_of + timedelta(hours=1)))
     write_training_set(world.warehouse.open(), later)
     assert base_trees(world, world.tune(trials=1)) == "9"
     assert base_trees(world, world.tune(trials=1, from_defaults=True)) == str(BASE.trees)
+
+
+def choose(world: World, parameters: LearnerParameters) -> None:
+    """As if every tuning so far had chosen these."""
+    world.execute(f"update {tables.TUNED_PARAMETERS.name} set chosen = :it", it=json.dumps(parameters.as_dict()))
 
 
 def base_trees(world: World, made: dict[str, Any]) -> str:
