@@ -1,4 +1,4 @@
-"""Checks of the models stage: label time, plausibility, policy, and that ledger and registry agree."""
+"""Checks of the models stage: label time, tuning, plausibility, policy, and that ledger and registry agree."""
 
 import dagster as dg
 
@@ -12,6 +12,7 @@ from fraud_pipelines.models.registry import CHALLENGER, CHAMPION
 from fraud_pipelines.models.splits import PARTS, TEST
 from fraud_pipelines.models.training_data import broken_facts, judged_window
 from fraud_pipelines.models.training_set import read_split, read_training_set
+from fraud_pipelines.models.tuned_parameters import faults_of_choice, read_last_tuning
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
 from fraud_pipelines.settings import load_settings
@@ -91,6 +92,47 @@ def labels_stand_for_their_window(warehouse: WarehouseResource) -> dg.AssetCheck
             "largest_unlabelled_share": max(shares.values()),
             "limit": limits.UNLABELLED_SHARE,
             **{f"{part}_unlabelled_share": share for part, share in shares.items()},
+        },
+    )
+
+
+@dg.asset_check(asset=keys.TUNING, pool="warehouse")
+def tuning_kept_every_trial(warehouse: WarehouseResource, registry: RegistryResource) -> dg.AssetCheckResult:
+    """A trial is missing in MLflow or in the warehouse: nobody can tell what the chosen settings were the best of.
+
+    The ML engineer runs `fraud tune` again; the same rows, seed and trials find the same.
+    """
+    with warehouse.open().session() as session:
+        last = read_last_tuning(session)
+    begun = int(last.row["trials"]) if last else 0
+    kept = sorted(f"trial-{number:04d}" for number in last.trials["trial"]) if last else []
+    logged = registry.open().trial_names(str(last.row["mlflow_run_id"])) if last else []
+    return dg.AssetCheckResult(
+        passed=begun > 0 and len(kept) == begun and logged == kept,
+        metadata={
+            "tuning_id": str(last.row["tuning_id"]) if last else "none",
+            "trials": begun,
+            "trials_in_the_warehouse": len(kept),
+            "trials_in_mlflow": len(logged),
+        },
+    )
+
+
+@dg.asset_check(asset=keys.TUNING, pool="warehouse")
+def tuned_parameters_are_no_worse_than_before(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """What training would use now ranks worse than what it used before, or its gain is no more than chance explains.
+
+    Judged from the trials on record. The ML engineer runs `fraud tune` again before anything is trained with it.
+    """
+    with warehouse.open().session() as session:
+        last = read_last_tuning(session)
+    faults = faults_of_choice(last) if last else ["no tuning is on record"]
+    return dg.AssetCheckResult(
+        passed=not faults,
+        metadata={
+            "problem": "; ".join(faults) or "none",
+            "p_value_limit": limits.TUNING_P_VALUE,
+            **({"chosen_trial": int(last.row["chosen_trial"]), "gain": float(last.row["gain"])} if last else {}),
         },
     )
 

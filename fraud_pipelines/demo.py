@@ -20,6 +20,9 @@ SCORED_DAYS = 42
 # Days that are no training data: the test window and a label delay on either side of it (models/splits.py), and a
 # first week in which histories are still short.
 OTHER_DAYS = 14 + 7 + 7 + 7
+# Enough to see what a tuning does, too few to find much; and the training days it needs, of which two weeks lie before
+# the last block and its label delay.
+TRIALS, TUNING_DAYS = 3, 28
 
 
 def run_demo(settings: Settings, *, days: int, port: int) -> None:
@@ -33,10 +36,10 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     from fraud_pipelines.orchestration.ingesting import ingest_config, ingestible_window
     from fraud_pipelines.orchestration.partitions import window_between
     from fraud_pipelines.orchestration.running import CheckOutcome, RunOutcome, run_job
-    from fraud_pipelines.orchestration.schedules import retrain_config
+    from fraud_pipelines.orchestration.schedules import retrain_config, tune_config
     from fraud_pipelines.raw.ingestion import days_in
     from fraud_pipelines.raw.simulator import SimulationConfig, simulate, write
-    from fraud_pipelines.terminal import heading, working
+    from fraud_pipelines.terminal import heading, output, working
 
     _refuse_other_data(settings)
     began = time.monotonic()
@@ -58,10 +61,13 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     everything = ingestible_window(*days_in(folder, "simulator"))
     run("ingest_job", "ingest_job", window=everything, run_config=ingest_config(folder, "simulator"))
 
-    heading("3/6 Train, evaluate, promote through the gates, build the Bento")
-    as_of = last_day + timedelta(days=1)
-    training_config = retrain_config(f"{as_of}T00:00:00", train_days=min(TimeSplit.train_days, days - OTHER_DAYS))
-    training = run("retrain_job", "retrain_job", run_config=training_config)
+    heading("3/6 Tune, train, evaluate, promote through the gates, build the Bento")
+    as_of, train_days = f"{last_day + timedelta(days=1)}T00:00:00", min(TimeSplit.train_days, days - OTHER_DAYS)
+    if train_days >= TUNING_DAYS:
+        run("tune_job", "tune_job", run_config=tune_config(as_of, tuning={"trials": TRIALS}, train_days=train_days))
+    else:
+        output.print(f"No tuning: {train_days} training days are too few for it, {TUNING_DAYS} would do.")
+    training = run("retrain_job", "retrain_job", run_config=retrain_config(as_of, train_days=train_days))
 
     heading("4/6 Score in batch, measure drift, performance and fairness")
     scored = window_between((last_day - timedelta(days=min(SCORED_DAYS, days) - 1)).isoformat(), last_day.isoformat())

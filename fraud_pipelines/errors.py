@@ -9,6 +9,7 @@ what was found and the next command.
     │   ├── SpecInvalid         an entry of the feature spec cannot be computed
     │   ├── MissingPartition    the days asked for are not in the warehouse
     │   ├── EmptySample         nothing left to train, evaluate or compare
+    │   ├── TrialFailed         parameters that the tuning tried cannot be fitted
     │   ├── NoChampion          no model has been promoted yet
     │   ├── OnlineStateTooShort the online store was filled for shorter windows than the model's
     │   ├── UnknownVersion      the registry or ledger has no such model version
@@ -57,6 +58,10 @@ class MissingPartition(PermanentError):
 
 class EmptySample(PermanentError):
     """Nothing is left to train on, to evaluate or to compare."""
+
+
+class TrialFailed(PermanentError):
+    """Parameters that the tuning tried cannot be fitted or judged."""
 
 
 class NoChampion(PermanentError):

@@ -50,6 +50,15 @@ PROMOTION_MARGIN = 0.02
 # (1998), section 5.5: a one-sided test at half the conventional 5 %, so that it agrees with the 95 % interval printed.
 PROMOTION_P_VALUE = 0.025
 
+# Tuned parameters replace those before when the one-sided p-value of their gain, corrected for the number of trials it
+# is the best of, is at most this. Source: the conventional 5 %. Less strict than a promotion, because less depends on
+# it: what is trained with the parameters still has to pass every gate.
+TUNING_P_VALUE = 0.05
+
+# Trials of a tuning that is not told how many. Own choice: ten that the sampler draws at random before it learns
+# (Optuna's default), and twice as many that learn.
+TUNING_TRIALS = 30
+
 # Confidence of the interval printed beside a test metric. Source: convention.
 INTERVAL_CONFIDENCE = 0.95
 

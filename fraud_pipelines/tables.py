@@ -156,6 +156,50 @@ ATTRIBUTIONS = Table(
     },
 )
 
+TUNING_TRIALS = Table(
+    "models.tuning_trials",
+    "One row per tuning and trial: the settings tried, and how they ranked.",
+    key=("tuning_id", "trial"),
+    columns={
+        "tuning_id": _required(TEXT, "Tuning, as in models.tuned_parameters."),
+        "trial": _required(BIGINT, "Number of the trial; 0 is the base."),
+        "state": _required(TEXT, "complete, pruned (worse than the median) or stopped (the time budget ended)."),
+        "value": Column(DOUBLE, "Mean average precision over the blocks, [0, 1]; null unless complete."),
+        "fold_values": _required(TEXT, "JSON array: average precision of each block judged, oldest first."),
+        "imbalance": _required(TEXT, "unweighted, weighted or balanced."),
+        "parameters": _required(TEXT, "JSON object: every setting of the learners."),
+    },
+)
+
+TUNED_PARAMETERS = Table(
+    "models.tuned_parameters",
+    "One row per tuning: what it chose, and why.",
+    key=("tuning_id",),
+    columns={
+        "tuning_id": _required(TEXT, "Hash of the rows, the base, the search space, the seed and the budget."),
+        "sequence": _required(BIGINT, "Order in which tunings ended, from 1; one that is run again gets a new number."),
+        "as_of": _required(TIMESTAMP, "Moment of the training set; nothing known later was used."),
+        "data_hash": _required(TEXT, "Hash of the training set."),
+        "spec_hash": _required(TEXT, "Hash of the feature spec."),
+        "seed": _required(BIGINT, "Seed of the proposals."),
+        "folds": _required(BIGINT, "Blocks of time each complete trial was judged on."),
+        "trials_wanted": _required(BIGINT, "Trials asked for."),
+        "trials": _required(BIGINT, "Trials begun: fewer than asked for where the time budget ended first."),
+        "complete_count": _required(BIGINT, "Trials judged on every block."),
+        "pruned_count": _required(BIGINT, "Trials given up as worse than the median."),
+        "base_value": _required(DOUBLE, "Mean average precision of the base, [0, 1]."),
+        "best_trial": _required(BIGINT, "Complete trial of the largest value."),
+        "best_value": _required(DOUBLE, "Its mean average precision, [0, 1]."),
+        "gain": _required(DOUBLE, "Relative gain of the best over the base; flattered by the choice."),
+        "p_value": Column(DOUBLE, "One-sided p-value of that gain, corrected for the number of trials."),
+        "p_value_limit": _required(DOUBLE, "The best is chosen at or below it."),
+        "chosen_trial": _required(BIGINT, "The best, or 0: the base stays."),
+        "chosen": _required(TEXT, "JSON object: every setting of the learners, as chosen."),
+        "mlflow_run_id": _required(TEXT, "Run in MLflow that its trials are nested under."),
+        "code_version": _required(TEXT, "Code that computed it."),
+    },
+)
+
 SCORES = Table(
     "monitoring.scores",
     "One row per transaction: what the champion says about it.",
@@ -283,6 +327,8 @@ TABLES: dict[str, Table] = {
         EVALUATIONS,
         EVALUATION_SCORES,
         ATTRIBUTIONS,
+        TUNING_TRIALS,
+        TUNED_PARAMETERS,
         SCORES,
         DRIFT,
         PERFORMANCE,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fraud_pipelines import limits
 from fraud_pipelines.errors import NoChampion
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.settings import load_settings
@@ -20,6 +21,13 @@ FirstDay = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help
 LastDay = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.")]
 TrainDays = Annotated[int, typer.Option(min=1, help="Days of training data, validation included.")]
 LabelDelayDays = Annotated[int, typer.Option(min=0, help="Days until labels are known.")]
+TestDays = Annotated[int, typer.Option(min=1, help="Days of test data.")]
+AsOf = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
+    ),
+]
 
 
 def _who() -> str:
@@ -32,17 +40,12 @@ def _who() -> str:
 
 @app.command(epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 28 --test-days 7")
 def train(
-    as_of: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
-        ),
-    ] = None,
+    as_of: AsOf = None,
     train_days: TrainDays = TimeSplit.train_days,
     validation_days: Annotated[
         int, typer.Option(min=0, help="Last days of these: thresholds are chosen there.")
     ] = TimeSplit.validation_days,
-    test_days: Annotated[int, typer.Option(min=1, help="Days of test data.")] = TimeSplit.test_days,
+    test_days: TestDays = TimeSplit.test_days,
     label_delay_days: LabelDelayDays = TimeSplit.label_delay_days,
 ) -> None:
     """Train a candidate, evaluate it beside the champion on the same rows, promote it if the gates allow."""
@@ -64,6 +67,55 @@ def train(
         for name, value in outcome.of(key).items():
             if isinstance(value, str | int | float) and not name.startswith("dagster/"):
                 output.print(f"{key.path[-1]:>12}  {name}: {value}")
+    print_checks(outcome.checks)
+
+
+@app.command(epilog="Examples:  fraud tune   |   fraud tune --trials 100 --minutes 60 --as-of 2018-08-22")
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try, those in use included.")] = limits.TUNING_TRIALS,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Time budget. Default: as long as the trials take.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of what is tried. Default: the learners' own.")] = None,
+    from_defaults: Annotated[
+        bool, typer.Option("--from-defaults", help="Start from the defaults, not from what was tuned before.")
+    ] = False,
+    as_of: AsOf = None,
+    train_days: TrainDays = TimeSplit.train_days,
+    validation_days: Annotated[
+        int, typer.Option(min=1, help="Days of each block of time that settings are judged on.")
+    ] = TimeSplit.validation_days,
+    test_days: TestDays = TimeSplit.test_days,
+    label_delay_days: LabelDelayDays = TimeSplit.label_delay_days,
+) -> None:
+    """Search the settings of the boosted trees, the handling of imbalance among them, on blocks of past time.
+
+    Those in use are tried first, and stay unless the best gains more than chance explains (docs/tuning.md).
+    """
+    from fraud_pipelines.orchestration import keys
+    from fraud_pipelines.orchestration.running import run_job
+    from fraud_pipelines.orchestration.schedules import tune_config
+    from fraud_pipelines.terminal import output, table, working
+
+    config = tune_config(
+        as_of.isoformat() if as_of else None,
+        tuning={"trials": trials, "minutes": minutes, "seed": seed, "from_defaults": from_defaults},
+        train_days=train_days,
+        validation_days=validation_days,
+        test_days=test_days,
+        label_delay_days=label_delay_days,
+    )
+    with working("Tuning") as on_step:
+        outcome = run_job("tune_job", settings=load_settings(), run_config=config, on_step=on_step)
+    found = outcome.of(keys.TUNING)
+    best = [record.data for record in found["best_trials"].records]
+    # One column per trial: a row of all settings would not fit a terminal.
+    table(
+        "Best trials",
+        ["trial", *(str(record["trial"]) for record in best)],
+        [[name, *(record[name] for record in best)] for name in best[0] if name != "trial"],
+    )
+    output.print(f"\n{found['verdict']} Every trial is in MLflow, under run {found['mlflow_run_id']}.")
     print_checks(outcome.checks)
 
 

@@ -9,7 +9,7 @@ everywhere here `copies` has shape (resamples, days), and a statistic returns sh
 resample does not define it. With one copy of each day a statistic is the metric of metrics.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,6 +189,50 @@ def average_precision_gain(ours: RankedDays, theirs: RankedDays, copies: np.ndar
     share = (np.count_nonzero(gains <= 0.0) + 1) / (len(gains) + 1)
     p_value = float(stdtr(days - 1, ndtri(share) * np.sqrt((days - 1) / days)))
     return Gain(value, _percentiles(value, gains, days), p_value, days)
+
+
+def mean_average_precision(blocks: Sequence[RankedDays], copies: np.ndarray) -> np.ndarray:
+    """Mean of the blocks' average precisions, each block ranked by itself; NaN in a resample without frauds.
+
+    A block counts by the share of its days that were drawn, and not at all where these have no fraud; with one copy of
+    each day it is the plain mean.
+
+    Args:
+        blocks: each with days of its own, numbered from 0.
+        copies: shape (resamples, days of all blocks), block after block.
+    """
+    total, weights, first = np.zeros(len(copies)), np.zeros(len(copies)), 0
+    for block in blocks:
+        days = len(block.frauds)
+        some = copies[:, first : first + days]
+        value = block.average_precision(some)
+        weight = np.where(np.isnan(value), 0.0, some.mean(axis=1))
+        total, weights, first = total + weight * np.nan_to_num(value), weights + weight, first + days
+    return _ratio(total, weights)
+
+
+def p_value_of_the_best(gains: np.ndarray, resampled_gains: np.ndarray, days: int) -> float | None:
+    """One-sided p-value of no gain for the largest of many gains over the same base, all judged on the same days.
+
+    The best of thirty that are no better than the base looks better by chance alone. So its gain, in standard errors,
+    is compared with the largest of all (resampled minus observed, in standard errors) of each resample: the single-step
+    max-t method of Westfall and Young (Resampling-Based Multiple Testing, 1993) and of Romano and Wolf (Econometrica
+    2005). The p-value is taken from the normal to Student's distribution as in `interval`.
+
+    Args:
+        gains: shape (k,); resampled_gains: shape (resamples, k), from the same copies of days.
+        days: those with frauds.
+    Returns:
+        None with fewer than FEWEST_BOOTSTRAP_DAYS, or when the best never differs from the base.
+    """
+    spread, best = np.nanstd(resampled_gains, axis=0), int(np.argmax(gains))
+    if days < limits.FEWEST_BOOTSTRAP_DAYS or not spread[best] > 0:
+        return None
+    differs = spread > 0
+    by_chance = (resampled_gains[:, differs] - gains[differs]) / spread[differs]
+    largest = by_chance[~np.isnan(by_chance).any(axis=1)].max(axis=1)
+    share = (np.count_nonzero(largest >= gains[best] / spread[best]) + 1) / (len(largest) + 1)
+    return float(stdtr(days - 1, ndtri(share) * np.sqrt((days - 1) / days)))
 
 
 def _percentiles(value: float, values: np.ndarray, days: int) -> Interval:

@@ -1,7 +1,7 @@
-"""Figures of a model: curves, importance, SHAP. Okabe-Ito colours, told apart by line style too; no global state."""
+"""Figures of a model: curves, importance, SHAP, tuning. Okabe-Ito colours, told apart by shape too; no global state."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,6 +95,65 @@ def shap_figure(names: Sequence[str], shap_values: np.ndarray, values: np.ndarra
         bar = figure.colorbar(dots, ax=axes, ticks=[0, 1])
         bar.ax.set_yticklabels(["low", "high"])
         bar.set_label("Feature value (rank in the sample; grey: missing)")
+    figure.tight_layout()
+    return figure
+
+
+def optimisation_history_figure(
+    values: Mapping[int, float | None], *, base: float, what: str = "Mean average precision over the blocks"
+) -> "Figure":
+    """Value of every complete trial, the best so far, and the base; trials without a value are crosses at the bottom.
+
+    Args:
+        values: number of the trial -> value.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _axes("Trials", "Trial", what)
+    axes.set_xlim(-0.5, max(values) + 0.5)
+    axes.set_ylim(auto=True)
+    complete = {number: value for number, value in values.items() if value is not None}
+    best = np.maximum.accumulate(list(complete.values()))
+    axes.axhline(base, color=GREY, linestyle=":", label="base")
+    axes.plot(list(complete), best, color=ORANGE, drawstyle="steps-post", label="best so far")
+    axes.plot(list(complete), list(complete.values()), "o", color=BLUE, label="complete")
+    pruned = [number for number, value in values.items() if value is None]
+    if pruned:
+        bottom = axes.get_xaxis_transform()
+        axes.plot(pruned, [0.02] * len(pruned), "x", color=GREY, transform=bottom, label="not judged to the end")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(figure, axes)
+
+
+def parameter_figure(
+    parameters: Mapping[str, Sequence[Any]], values: Sequence[float], *, logarithmic: Sequence[str] = ()
+) -> "Figure":
+    """One small panel per parameter: its value in each complete trial, and how the trial was judged; the first is base.
+
+    Args:
+        parameters: name -> one value per trial, numbers or words.
+        values: shape (trials,).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    columns = min(3, len(parameters))
+    rows = -(-len(parameters) // columns)
+    figure = Figure(figsize=(SIZE[0] * 1.4, 0.6 + 2.1 * rows))
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for (name, chosen), axes in zip(parameters.items(), panels, strict=False):
+        axes.plot(chosen[1:], values[1:], "o", color=BLUE, markersize=4)
+        axes.plot(chosen[:1], values[:1], "D", color=ORANGE, markersize=6)
+        if name in logarithmic:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(chosen) < 50 * min(chosen) else (1,)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    for unused in list(figure.axes)[len(parameters) :]:
+        unused.remove()
+    figure.suptitle("What the trials tried, and the mean average precision it gave (diamond: base)")
     figure.tight_layout()
     return figure
 

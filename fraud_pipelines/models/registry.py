@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "fraud-scorer"
 EXPERIMENT = "fraud-scorer"
+# Apart from the runs behind versions: a tuning has dozens.
+TUNING_EXPERIMENT = "fraud-tuning"
 DESCRIPTION = "Fraud probability of one card transaction. The ledger says who promoted which version, and why."
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE_PATH = "bundle"
 DIGEST_TAG = "bundle_digest"
+PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Registry:
         with self._reaching():
             _require_database(tracking_url)
             self._client: MlflowClient = mlflow.MlflowClient(tracking_uri=tracking_url, registry_uri=tracking_url)
-            self._experiment_id = self._find_or_create_experiment()
+            self._experiment_id = self._find_or_create_experiment(EXPERIMENT)
             if not self._client.search_registered_models(f"name = '{MODEL_NAME}'"):
                 self._client.create_registered_model(MODEL_NAME, description=DESCRIPTION)
 
@@ -121,6 +124,66 @@ class Registry:
         """Add metrics and figures to the run behind a version, such as those of a later evaluation."""
         with self._reaching():
             self._log(self.version(version).run_id, metrics, figures or {})
+
+    # Trials of a tuning: runs without a version
+
+    @contextmanager
+    def tuning_run(self, name: str, *, tags: Mapping[str, str]) -> Iterator[str]:
+        """A run for the length of the block, to nest trials under; yields its id. FAILED where the block raises."""
+        with self._reaching():
+            experiment = self._find_or_create_experiment(TUNING_EXPERIMENT)
+            run_id = str(self._client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id)
+        try:
+            yield run_id
+        except BaseException:
+            with self._reaching():
+                self._client.set_terminated(run_id, "FAILED")
+            raise
+        with self._reaching():
+            self._client.set_terminated(run_id)
+
+    def add_trial(
+        self,
+        parent: str,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        tags: Mapping[str, str],
+    ) -> str:
+        """Record one trial as a finished run nested under `parent`; its id. Metrics that are None are left out."""
+        with self._reaching():
+            experiment = self._client.get_run(parent).info.experiment_id
+            run = self._client.create_run(experiment, run_name=name, tags={**tags, PARENT_TAG: parent})
+            self.describe_run(run.info.run_id, params=params, metrics=metrics)
+            self._client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+    def describe_run(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        figures: Mapping[str, "Figure"] | None = None,
+    ) -> None:
+        """Add parameters, metrics and figures to a run."""
+        with self._reaching():
+            for name, value in params.items():
+                self._client.log_param(run_id, name, value)
+            self._log(run_id, metrics, figures or {})
+
+    def trial_names(self, parent: str) -> list[str]:
+        """Names of the finished runs nested under `parent`, sorted; empty where there are none, or no such run."""
+        with self._reaching():
+            experiment, names, token = self._find_or_create_experiment(TUNING_EXPERIMENT), [], None
+            while token is None or token:
+                found = self._client.search_runs(
+                    [experiment], f"tags.`{PARENT_TAG}` = '{parent}' and status = 'FINISHED'", page_token=token
+                )
+                names += [str(run.info.run_name) for run in found]
+                token = found.token or ""
+        return sorted(names)
 
     # Aliases
 
@@ -250,17 +313,17 @@ class Registry:
             else:
                 self._client.log_figure(run_id, figure, f"figures/{file_name}")
 
-    def _find_or_create_experiment(self) -> str:
+    def _find_or_create_experiment(self, wanted: str) -> str:
         from mlflow.exceptions import MlflowException
 
         location = self._artifacts_url
         if "://" not in location:
             location = Path(location).expanduser().resolve().as_uri()
-        name = EXPERIMENT
+        name = wanted
         found = self._client.get_experiment_by_name(name)
         if found is not None and _local_path(found.artifact_location) not in (None, _local_path(location)):
             # An experiment's place cannot be changed: in a home that has moved, new runs get one of their own.
-            name = f"{EXPERIMENT} in {location}"
+            name = f"{wanted} in {location}"
             found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)

@@ -31,6 +31,12 @@ retrain_job = dg.define_asset_job(
     description="Train a candidate as of a moment, evaluate it beside the champion, promote it if the gates allow.",
 )
 
+tune_job = dg.define_asset_job(
+    "tune_job",
+    selection=dg.AssetSelection.assets(keys.TRAINING_SET, keys.TUNING),
+    description="Search the learners' settings as of a moment; what is trained afterwards uses what was chosen.",
+)
+
 publish_compliance_job = dg.define_asset_job(
     "publish_compliance_job",
     selection=dg.AssetSelection.groups("compliance"),
@@ -43,4 +49,4 @@ online_state_job = dg.define_asset_job(
     description="Push warehouse history into the online store that serving reads.",
 )
 
-JOBS = (ingest_job, daily_job, retrain_job, publish_compliance_job, online_state_job)
+JOBS = (ingest_job, daily_job, retrain_job, tune_job, publish_compliance_job, online_state_job)

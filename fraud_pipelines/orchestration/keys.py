@@ -11,6 +11,7 @@ STG_LABELS = AssetKey(["staging", "stg_labels"])
 TRANSACTION_FEATURES = AssetKey(["features", "transaction_features"])
 
 TRAINING_SET = AssetKey(["models", "training_set"])
+TUNING = AssetKey(["models", "tuning"])
 CANDIDATE = AssetKey(["models", "candidate"])
 EVALUATION = AssetKey(["models", "evaluation"])
 CHAMPION = AssetKey(["models", "champion"])

@@ -128,6 +128,7 @@ def test_every_command_has_help_and_an_example():
         "ingest",
         "materialize",
         "train",
+        "tune",
         "promote",
         "rollback",
         "replay",

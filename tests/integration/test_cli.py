@@ -24,6 +24,8 @@ def empty(tmp_path_factory) -> Installation:
         (["score", "no-such-file.json"], 2, ["no-such-file.json cannot be read"]),
         (["materialize", "features", "--from", "2026-02-02", "--to", "2026-02-01"], 2, ["lies before"]),
         (["train"], 3, ["MissingPartition", "fraud ingest"]),
+        (["tune"], 3, ["MissingPartition", "fraud ingest"]),
+        (["tune", "--trials", "0"], 2, ["--trials"]),
         (["rollback", "--reason", "practice"], 3, ["NoChampion", "fraud train"]),
         (["serve"], 3, ["NoChampion", "fraud train"]),
         (["replay", "--from", "2026-02-01", "--to", "2026-02-02"], 3, ["NoChampion", "fraud train"]),

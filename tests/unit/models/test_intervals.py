@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from fraud_pipelines.models import intervals, metrics
 from fraud_pipelines.models.evaluation import metric_intervals, policy_metrics, ranking_metrics
-from fraud_pipelines.models.intervals import Interval, RankedDays, average_precision_gain, draw_days, interval
+from fraud_pipelines.models.intervals import (
+    Interval,
+    RankedDays,
+    average_precision_gain,
+    draw_days,
+    interval,
+    mean_average_precision,
+    p_value_of_the_best,
+    resampled,
+)
 from fraud_pipelines.models.policy import Thresholds
 
 START = datetime(2026, 3, 1)
@@ -313,3 +322,61 @@ def test_two_thousand_resamples_of_sixty_thousand_rows_are_quick():
     started = time.process_time()
     metric_intervals(values, rows, rows["score"].to_numpy(), THRESHOLDS)
     assert time.process_time() - started < 4  # about 1 s; leaves room for a slow machine
+
+
+def test_the_mean_of_blocks_is_that_of_their_own_average_precisions():
+    tables = [sample(800, 7, seed=seed) for seed in (1, 2)]
+    parts = [(rows["is_fraud"].to_numpy(), rows["score"].to_numpy()) for rows in tables]
+    blocks = [
+        RankedDays(*part, intervals.day_numbers(rows["event_time"])) for part, rows in zip(parts, tables, strict=True)
+    ]
+    alone = [metrics.average_precision(*part) for part in parts]
+    once = mean_average_precision(blocks, np.ones((1, 14)))
+    assert once == pytest.approx(np.mean(alone))
+    # The second block's days twice and the first's not at all; then the first counts once, the second half of it.
+    copies = np.array([[0.0] * 7 + [2.0] * 7, [2.0] * 7 + [1.0] * 7])
+    expected = [alone[1], (2 * alone[0] + alone[1]) / 3]
+    assert mean_average_precision(blocks, copies) == pytest.approx(expected)
+
+
+def test_a_resample_without_frauds_has_no_mean():
+    block = RankedDays(np.array([True, False, False]), np.array([0.9, 0.1, 0.2]), np.array([0, 0, 1]))
+    assert np.isnan(mean_average_precision([block], np.array([[0.0, 2.0]])))[0]
+
+
+def test_the_best_gain_is_compared_with_the_largest_of_chance_by_hand(monkeypatch):
+    monkeypatch.setattr(intervals, "stdtr", lambda freedom, value: value)
+    monkeypatch.setattr(intervals, "ndtri", lambda share: share * np.sqrt(10 / 9))
+    gains = np.array([0.0, 0.2])
+    resamples = np.array([[0.3, 0.2], [-0.3, 0.2], [0.0, 0.5], [0.0, -0.1]])
+    # Standard errors sqrt(0.045) and sqrt(0.045); the largest of chance are 0.3, 0, 0.3, 0 of 0.212, ours 0.2 of it.
+    assert p_value_of_the_best(gains, resamples, 10) == pytest.approx((2 + 1) / (4 + 1))
+
+
+def test_a_best_that_is_the_base_again_or_too_few_days_have_no_p_value():
+    copies = np.random.default_rng(0).normal(size=(100, 2))
+    assert p_value_of_the_best(np.array([0.1, 0.2]), copies * [1, 0], 20) is None
+    assert p_value_of_the_best(np.array([0.1, 0.2]), copies, 4) is None
+    assert p_value_of_the_best(np.array([9.1, 9.2]), copies, 5) < 0.1
+
+
+def test_the_best_of_ten_equals_rarely_seems_better_and_without_correction_often():
+    rng, days, per_day = np.random.default_rng(0), 14, 150
+    day, corrected, alone = np.repeat(np.arange(days), per_day), [], []
+    copies = draw_days(2 * days, resamples=300)
+    for _ in range(60):
+        truths = [rng.random(len(day)) < 0.04 for _ in range(2)]
+        common = [2 * truth + rng.normal(0, 0.8, len(day)) for truth in truths]
+        values, drawn = [], []
+        for _ in range(11):
+            scores = [part + rng.normal(0, 0.4, len(day)) for part in common]
+            blocks = [RankedDays(truth, score, day) for truth, score in zip(truths, scores, strict=True)]
+            values.append(mean_average_precision(blocks, np.ones((1, 2 * days)))[0])
+            drawn.append(resampled(lambda some, blocks=blocks: mean_average_precision(blocks, some), copies))
+        gains = np.array(values[1:]) / values[0] - 1
+        resamples = np.column_stack(drawn[1:]) / drawn[0][:, None] - 1
+        best = int(np.argmax(gains))
+        corrected.append(p_value_of_the_best(gains, resamples, 2 * days))
+        alone.append(p_value_of_the_best(gains[[best]], resamples[:, [best]], 2 * days))
+    assert np.mean(np.array(corrected) <= 0.05) <= 0.1
+    assert np.mean(np.array(alone) <= 0.05) >= 0.15

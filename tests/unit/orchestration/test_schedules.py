@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from fraud_pipelines.orchestration.environments import schedule_status, sensor_status
-from fraud_pipelines.orchestration.schedules import build_schedules
+from fraud_pipelines.orchestration.schedules import TUNING_MINUTES, build_schedules
 
 
 def request_at(settings, name: str, moment: datetime) -> dg.RunRequest:
@@ -24,6 +24,14 @@ def test_retraining_is_as_of_the_first_moment_of_its_monday(tmp_settings):
     request = request_at(tmp_settings, "retrain_schedule", datetime(2026, 3, 2, 5, tzinfo=UTC))
     assert request.run_config["ops"]["models__training_set"]["config"]["as_of"] == "2026-03-02T00:00:00"
     assert request.run_key == "retrain-2026-03-02"
+
+
+def test_tuning_is_as_of_the_first_moment_of_its_month_with_an_end(tmp_settings):
+    request = request_at(tmp_settings, "tune_schedule", datetime(2026, 3, 1, 7, tzinfo=UTC))
+    ops = request.run_config["ops"]
+    assert ops["models__training_set"]["config"] == {"as_of": "2026-03-01T00:00:00"}
+    assert ops["models__tuning"]["config"] == {"minutes": TUNING_MINUTES}
+    assert request.run_key == "tune-2026-03-01"
 
 
 def test_the_report_is_written_once_a_month(tmp_settings):
