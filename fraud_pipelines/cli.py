@@ -39,5 +39,3 @@ def main() -> NoReturn:
 
         report_error(error)
         sys.exit(error.exit_code)
-    finally:
-        gc.freeze()  # the process ends: its memory goes as a whole, and need not be looked through once more

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ from fraud_pipelines.models.policy import CostMatrix, ReviewCapacity
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.training import TrainingParameters, run_tags, train, validation_curves
 from fraud_pipelines.models.training_set import read_training_set
+from fraud_pipelines.models.tuned_parameters import read_tuned_parameters
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import RegistryResource, WarehouseResource
 from fraud_pipelines.progress import report
@@ -24,20 +26,20 @@ from fraud_pipelines.settings import load_settings
 
 
 class CandidateConfig(dg.Config):
-    """Settings of the fit; the windows come from the training set."""
+    """Who competes, and settings of the learners in place of those tuned; the windows come from the training set."""
 
     contenders: list[str] = Field(
         list(CONTENDERS), min_length=1, description=f"Models that compete: some of {', '.join(CONTENDERS)}."
     )
-    trees: int = Field(LearnerParameters.trees, ge=1, description="Boosted trees; at least 1.")
-    forest_trees: int = Field(LearnerParameters.forest_trees, ge=1, description="Trees of the forests; at least 1.")
-    seed: int = Field(LearnerParameters.seed, ge=0, description="Seed of every random choice; at least 0.")
+    trees: int | None = Field(None, ge=1, description="Boosted trees; at least 1. None: as tuned, else the default.")
+    forest_trees: int | None = Field(None, ge=1, description="Trees of the random forest; at least 1. None: likewise.")
+    seed: int | None = Field(None, ge=0, description="Seed of every random choice; at least 0. None: likewise.")
 
 
 @dg.asset(
     key=keys.CANDIDATE,
     group_name="models",
-    deps=[keys.TRAINING_SET],
+    deps=[keys.TRAINING_SET, keys.TUNING],
     kinds={"xgboost", "mlflow"},
     owners=["team:fraud-models"],
     pool="warehouse",
@@ -49,27 +51,30 @@ def candidate(
 
     A single tree, a logistic regression, XGBoost and their stack with a random forest and an anomaly score compete on
     past weeks; of those within noise of the best, the simplest wins, and the comparison is kept with it. Thresholds are
-    chosen on the validation days only, by the costs and the review capacity of the settings. The same rows, settings,
-    seed and code give the same bundle and so the version that exists already.
+    chosen on the validation days only, by the costs and the review capacity of the settings. The learners have the
+    settings that a tuning of this moment or an earlier one chose, else the defaults. The same rows, settings, seed and
+    code give the same bundle and so the version that exists already.
     Registered does not mean promoted: see evaluation and champion.
     """
-    rows, spec = read_training_set(warehouse.open()), load_spec()
+    store, spec = warehouse.open(), load_spec()
+    rows = read_training_set(store)
     if rows.spec_hash != spec.hash:
         raise ContractBroken(
             f"models.training_set was built with feature spec {rows.spec_hash[:12]}, the spec now is {spec.hash[:12]}. "
             "Run: fraud train (it builds the training set again)"
         )
+    with store.session() as session:
+        tuned = read_tuned_parameters(session, spec.hash, as_of=rows.split.as_of)
+    given = {"trees": config.trees, "forest_trees": config.forest_trees, "seed": config.seed}
+    learner = replace(
+        tuned or LearnerParameters(), **{name: value for name, value in given.items() if value is not None}
+    )
     settings, started = load_settings(), time.monotonic()
     trained = train(
         rows,
         spec,
         TrainingParameters(
-            LearnerParameters(
-                trees=config.trees,
-                forest_trees=config.forest_trees,
-                isolation_trees=config.forest_trees,
-                seed=config.seed,
-            ),
+            learner,
             tuple(config.contenders),
             costs=CostMatrix.parse(settings.costs),
             capacity=ReviewCapacity(settings.reviews_per_day),
@@ -81,9 +86,9 @@ def candidate(
     bundle = trained.bundle
     precision_recall, roc = validation_curves(trained)
     comparison = bundle.comparison
-    store = registry.open()
+    models = registry.open()
     with tempfile.TemporaryDirectory(prefix="fraud-bundle-") as folder:
-        version = store.register(
+        version = models.register(
             bundle.save(Path(folder) / "bundle"),
             params=bundle.parameters,
             metrics={
@@ -101,7 +106,7 @@ def candidate(
             },
             tags=run_tags(bundle),
         )
-    store.set_alias(CHALLENGER, version)
+    models.set_alias(CHALLENGER, version)
     return dg.MaterializeResult(
         metadata={
             "model_version": version,
@@ -111,6 +116,7 @@ def candidate(
             "review_threshold": bundle.thresholds.review,
             "block_threshold": bundle.thresholds.block,
             "contender": bundle.contender,
+            "parameters": "tuned" if tuned else "defaults",
             **({"comparison": dg.MarkdownMetadataValue(comparison.markdown())} if comparison else {}),
             **{f"weight_{name}": value for name, value in bundle.weights.items()},
             **{f"validation_{name}": value for name, value in bundle.metrics.items() if value is not None},

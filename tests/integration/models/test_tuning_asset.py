@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 import checks.models as model_checks
+from assets.models.candidate import candidate
 from assets.models.tuning import tuning
 from fraud_pipelines import tables
 from fraud_pipelines.errors import ContractBroken, TrialFailed
@@ -230,3 +231,31 @@ def test_tuning_leaves_versions_and_aliases_alone(world, registry: Registry, tmp
     runs = {item.run_id for item in before}
     experiment = world.client.get_experiment_by_name(TUNING_EXPERIMENT)
     assert runs.isdisjoint(run.info.run_id for run in world.client.search_runs([experiment.experiment_id]))
+
+
+def test_a_candidate_learns_with_what_was_tuned_unless_told_otherwise(world):
+    world.tune(trials=1)
+    chosen = json.dumps(replace(BASE, max_depth=2, fraud_weight=3.0).as_dict())
+    world.execute(f"update {tables.TUNED_PARAMETERS.name} set chosen = :chosen", chosen=chosen)
+
+    def trained(**config: Any) -> tuple[str, dict[str, Any]]:
+        result = dg.materialize(
+            [candidate],
+            resources={"warehouse": world.warehouse, "registry": world.registry},
+            run_config={"ops": {"models__candidate": {"config": {"contenders": ["xgboost"], **config}}}},
+        )
+        (event,) = result.get_asset_materialization_events()
+        made = event.materialization.metadata
+        bundle = world.registry.open().load(made["model_version"].value)
+        return made["parameters"].value, bundle.parameters
+
+    words, parameters = trained()
+    assert words == "tuned"
+    assert {name: parameters[name] for name in ("trees", "max_depth", "fraud_weight", "learning_rate")} == {
+        "trees": 8, "max_depth": 2, "fraud_weight": 3.0, "learning_rate": LearnerParameters.learning_rate,
+    }  # fmt: skip
+    assert trained(trees=5)[1]["trees"] == 5
+    # A tuning of a later moment is nothing that a training of this one could have known.
+    world.execute(f"update {tables.TUNED_PARAMETERS.name} set as_of = as_of + interval '1 day'")
+    words, parameters = trained(trees=6)
+    assert (words, parameters["max_depth"]) == ("defaults", LearnerParameters.max_depth)
