@@ -14,6 +14,7 @@ from fraud_pipelines.compliance.facts import LINEAGE, ModelFacts, ReportFacts, g
 from fraud_pipelines.evidence import Evidence
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Ingestion, Promotion
+from fraud_pipelines.models.comparison import Comparison, Standing
 from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity
 from fraud_pipelines.monitoring.drift import compare_windows
 from fraud_pipelines.monitoring.fairness import group_rates
@@ -39,6 +40,18 @@ MODEL = ModelFacts(
     training_data_hash="ef" * 32,
     policy=PolicyBasis(
         CostMatrix(), ReviewCapacity(), 142.9, datetime(2026, 2, 25), datetime(2026, 3, 4), rows=10_003, fraud_count=88
+    ),
+    contender="xgboost",
+    comparison=Comparison(
+        "xgboost",
+        (
+            Standing("single_tree", 0.6789, 0.65, 0.70, 0.0444, 0.0111),
+            Standing("xgboost", 0.7212, 0.69, 0.74, 0.0021, 0.0033),
+            Standing("stack", 0.7233, 0.69, 0.75, 0.0, 0.0),
+        ),
+        rows=31_007,
+        fraud_count=299,
+        days=21,
     ),
 )
 
@@ -246,7 +259,7 @@ def _evaluations() -> pd.DataFrame:
             "since": datetime(2026, 3, 11),
             "until": datetime(2026, 3, 25),
         }
-        for version, factor in (("3", 1.0), ("1", 0.96))
+        for version, factor in (("3", 1.0), ("1", 0.96), ("single_tree", 0.9), ("autoencoder", 0.2))
         for metric, value in values.items()
     ]
     return pd.DataFrame(rows).astype({"as_of": "datetime64[us]", "since": "datetime64[us]", "until": "datetime64[us]"})

@@ -68,6 +68,8 @@ def model_facts(bundle: "Bundle", version: str) -> ModelFacts:
         training_frauds=bundle.row_counts.get("train_frauds"),
         training_data_hash=bundle.data_hash,
         policy=bundle.policy,
+        contender=bundle.contender,
+        comparison=bundle.comparison,
     )
 
 

@@ -22,6 +22,7 @@ from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import Evidence, code_version, hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.ledger.records import Ingestion, Promotion
+from fraud_pipelines.models.comparison import Comparison
 from fraud_pipelines.models.policy import PolicyBasis
 from fraud_pipelines.warehouse.interface import Session
 
@@ -85,6 +86,8 @@ class ModelFacts:
     training_frauds: int | None
     training_data_hash: str | None
     policy: PolicyBasis | None = None
+    contender: str | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class ReportFacts:
     population: Sourced
     label_delay: Sourced
     quarantine: Sourced
+    contenders: Sourced
     evaluation: Sourced
     evaluation_scores: Sourced
     attributions: Sourced
@@ -207,13 +211,14 @@ def gather_facts(
         as_of=as_of,
         since=population["first_event"].iloc[0].to_pydatetime(),
         model_version=model.version,
-        model=Sourced(pd.json_normalize([asdict(model)]), model_evidence),
+        model=Sourced(pd.json_normalize([asdict(replace(model, comparison=None))]), model_evidence),
         spec=_traced_to(asset("features/transaction_features", spec_frame(features)), features.hash),
         ingestions=_ledger("ingestions", _ingestion_rows(sources, as_of)),
         months=asset("raw/transactions", months),
         population=asset("raw/transactions", population),
         label_delay=asset("raw/labels", session.query(_LABEL_DELAY, as_of=as_of)),
         quarantine=asset("raw/transactions", _quarantine_rows(session.query(_QUARANTINE), sources, as_of)),
+        contenders=Sourced(_contender_rows(model.comparison), model_evidence),
         evaluation=asset("models/evaluation", evaluation),
         evaluation_scores=asset("models/evaluation", evaluation_scores),
         attributions=asset("models/evaluation", attributions),
@@ -226,6 +231,19 @@ def gather_facts(
         thresholds=_code(Path(limits.__file__), pd.DataFrame([_limit_values()])),
         rules=_code(CROSSWALK, _crosswalk_rows()),
         lineage=tuple(materialized.get(key) or Evidence(key, None, None, code_version(), None) for key in LINEAGE),
+    )
+
+
+def _contender_rows(comparison: Comparison | None) -> pd.DataFrame:
+    """One row per contender, and on each what all were compared on; empty where nothing was compared."""
+    if comparison is None or not comparison.rows:
+        return pd.DataFrame()
+    return pd.DataFrame([asdict(standing) for standing in comparison.standings]).assign(
+        is_winner=[standing.name == comparison.winner for standing in comparison.standings],
+        is_within_noise=[standing.is_within_noise for standing in comparison.standings],
+        rows=comparison.rows,
+        fraud_count=comparison.fraud_count,
+        days=comparison.days,
     )
 
 

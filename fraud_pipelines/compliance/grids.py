@@ -50,14 +50,19 @@ def grid_or_missing(
         yield Paragraph((f"{title}: ", Fact(title, NOT_AVAILABLE, source.evidence), "."))
 
 
-def metric_fact(group: Sourced, version: str, metric: str, label: str) -> Fact:
+def model_words(name: str) -> str:
+    """Such as `logistic regression`; a name of its own for what people know by one."""
+    return {"xgboost": "XGBoost", "stack": "stack of XGBoost, forest and regression"}.get(name, name.replace("_", " "))
+
+
+def metric_fact(group: Sourced, version: str, metric: str, label: str, *, with_interval: bool = True) -> Fact:
     """One metric of one version from models.evaluations, such as 0.7123 (0.6901 to 0.7340) where it has an interval.
 
     Not available where the metric is missing or undefined.
     """
     rows = group.rows[(group.rows["model_version"] == version) & (group.rows["metric"] == metric)]
     style = metric_style(metric)
-    if rows.empty or rows[["value", "lower", "upper"]].iloc[0].isna().any():
+    if rows.empty or not with_interval or rows[["value", "lower", "upper"]].iloc[0].isna().any():
         return group.fact(label, rows["value"].iloc[0] if len(rows) else None, style)
     value, lower, upper = (as_text(rows[column].iloc[0], style) for column in ("value", "lower", "upper"))
     return group.fact(label, f"{value} ({lower} to {upper})", "text")

@@ -15,6 +15,7 @@ from fraud_pipelines.compliance.grids import (
     metric_fact,
     metric_style,
     metrics_in_order,
+    model_words,
 )
 from fraud_pipelines.monitoring.drift import METHODS, MODEL_OUTPUT, verdict_of
 from fraud_pipelines.monitoring.fairness import UNKNOWN, false_positive_interval
@@ -71,7 +72,10 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
         )
     else:
         yield Paragraph(("Curves: ", scores.fact("Curves", None, "text"), "."))
-    others = [name for name in dict.fromkeys(group.rows["model_version"]) if name != facts.model_version][:3]
+    yield from _choice(facts)
+    judged = [name for name in dict.fromkeys(group.rows["model_version"]) if name != facts.model_version]
+    others = [name for name in judged if name.isdecimal()][:3]
+    baselines = [name for name in judged if not name.isdecimal()]
     columns = [facts.model_version, *others]
     rows: Rows = tuple(
         (
@@ -104,6 +108,21 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
             ),
             style="note",
         )
+    if baselines:
+        yield from grid_or_missing(
+            group,
+            "Baselines of the same training rows, on the same test rows",
+            ("Metric", *(group.fact("Baseline", model_words(name), "text") for name in baselines)),
+            tuple(
+                (
+                    group.fact("Metric", METRIC_WORDS.get(metric, metric), "text"),
+                    *(metric_fact(group, name, metric, f"{metric}, {name}", with_interval=False) for name in baselines),
+                )
+                for metric in metrics_in_order(own["metric"])
+            ),
+            (0.34, *(0.66 / len(baselines) for _ in baselines)),
+            "l" + "r" * len(baselines),
+        )
     monitored = facts.performance
     values = monitored.rows.set_index("metric")["value"]
     rows = tuple(
@@ -130,6 +149,46 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
             ),
             style="note",
         )
+
+
+def _choice(facts: ReportFacts) -> Iterator[Block]:
+    """Which models competed to be registered, and how this one won."""
+    group, first = facts.contenders, facts.contenders.first
+    if not group.is_available:
+        return
+    winner = next(row for row in group.records() if row.is_winner)
+    yield Paragraph(
+        (
+            "Several models competed on past days that none of them had seen: ",
+            first("Rows compared on", "rows", "count"),
+            " transactions with ",
+            first("Frauds compared on", "fraud_count", "count"),
+            " frauds of ",
+            first("Days compared on", "days", "count"),
+            " days. Registered is ",
+            group.fact("Registered model", model_words(winner.name_), "text"),
+            ": the simplest of those no further behind the best than ",
+            facts.thresholds.first("Standard errors that count as noise", "STANDARD_ERRORS_OF_NOISE", "short"),
+            " standard error of the difference.",
+        )
+    )
+    yield from grid_or_missing(
+        group,
+        "Models that competed, simplest first",
+        ("Model", "PR-AUC", "Behind the best", "Standard error", "Registered"),
+        tuple(
+            (
+                group.fact("Model", model_words(row.name_), "text"),
+                group.fact(f"PR-AUC of {row.name_}", row.average_precision, "decimal"),
+                group.fact(f"{row.name_} behind the best", row.behind, "decimal"),
+                group.fact(f"Standard error of {row.name_}", row.standard_error, "decimal"),
+                group.fact(f"{row.name_} registered", "yes" if row.is_winner else "no", "text"),
+            )
+            for row in group.records()
+        ),
+        (0.4, 0.15, 0.15, 0.15, 0.15),
+        "lrrrr",
+    )
 
 
 def fairness(facts: ReportFacts) -> Iterator[Block]:

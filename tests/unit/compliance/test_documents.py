@@ -315,3 +315,19 @@ def test_thresholds_that_were_not_chosen_are_called_defaults(tmp_path, monkeypat
     monkeypatch.setattr(world, "MODEL", replace(world.MODEL, policy=None))
     without = world.gather(world.build_world(tmp_path))
     assert "Both thresholds are the project's defaults" in render_markdown(model_card(without))
+
+
+def test_how_the_model_won_and_what_simpler_ones_reach_is_said(facts):
+    text = render_markdown(model_card(facts))
+    assert "31,007 transactions with 299 frauds of 21 days. Registered is XGBoost" in text
+    assert "|XGBoost|0.7212|0.0021|0.0033|yes|" in text
+    assert "|single tree|0.6789|0.0444|0.0111|no|" in text
+    # 0.7123 * 0.9 and * 0.2: the table of baselines, in the order of their names.
+    assert "|PR-AUC (average precision)|0.1425|0.6411|" in text
+    assert "version single_tree" not in text
+
+
+def test_a_model_without_a_comparison_has_no_table_of_contenders(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "MODEL", replace(world.MODEL, comparison=None))
+    text = render_markdown(model_card(world.gather(world.build_world(tmp_path))))
+    assert "Models that competed" not in text
