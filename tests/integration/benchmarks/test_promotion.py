@@ -31,3 +31,10 @@ def test_equal_models_differ_by_chance_alone_and_the_better_one_by_more():
             )
             found.append(ours / theirs - 1)
         assert np.mean(found) == pytest.approx(expected, abs=0.05)  # standard error about 0.015
+
+
+def test_a_rollback_by_its_command():
+    code, figures = run("rollback.py", "--quick")
+    assert code == 0
+    assert figures["rollback_seconds"] == figures["seconds"][0] < 10
+    assert figures["versions"] == 2
