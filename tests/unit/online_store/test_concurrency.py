@@ -54,7 +54,7 @@ def test_threads_that_prune_the_same_card_never_block_each_other_and_keep_what_c
     # The last event takes along what a thread that had fallen behind brought too late.
     store.record_transaction(payment("last", last))
     store.record_label(label("last", last))
-    assert store.sizes() == {"transactions": 3 * 45 + 3 + 1, "label_arrivals": 3 * 31 + 3 + 1}
+    assert store.sizes() == {"transactions": 3 * 61 + 3 + 1, "label_arrivals": 3 * 31 + 3 + 1}
     for other in others:
         other.close()
 
@@ -190,11 +190,11 @@ def test_on_postgres_a_writer_waits_for_nobody_who_prunes(fresh_postgres_url):
     store = open_online_store(f"{fresh_postgres_url}?options=-clock_timeout=2000")
     store.record_transaction(payment("old", NOON_US))
     other = change_everything(fresh_postgres_url)
-    assert store.record_transaction(payment("new", NOON_US + 46 * DAY_US)) is True
+    assert store.record_transaction(payment("new", NOON_US + 62 * DAY_US)) is True
     other.rollback()
     other.close()
     assert store.sizes()["transactions"] == 2  # the old one goes with the next event
-    store.record_transaction(payment("newest", NOON_US + 47 * DAY_US))
+    store.record_transaction(payment("newest", NOON_US + 63 * DAY_US))
     assert store.sizes()["transactions"] == 2
     store.close()
 

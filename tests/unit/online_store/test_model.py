@@ -71,12 +71,12 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         optional = dict(zip(("country", "device_id", "category"), texts, strict=True))
         optional |= dict(zip(("merchant_latitude", "merchant_longitude"), place, strict=True))
         made = payment(id_, self.moments[id_], amount, card, merchant, **optional)
-        self.record(store, "record_transaction", made, made.event_time_us, 46 * DAY_US)
+        self.record(store, "record_transaction", made, made.event_time_us, 62 * DAY_US)
         return made
 
     @rule(store=st.integers(0, 1), made=payments)
     def serve_again(self, store, made):
-        self.record(store, "record_transaction", made, made.event_time_us, 46 * DAY_US)
+        self.record(store, "record_transaction", made, made.event_time_us, 62 * DAY_US)
 
     @rule(
         target=arrivals,

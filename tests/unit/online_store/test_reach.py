@@ -27,20 +27,20 @@ REACH = Reach.of(SPEC)
 
 
 def test_the_reach_is_that_of_the_features():
-    assert (SPEC.transactions_reach_us("card"), SPEC.transactions_reach_us("merchant")) == (44 * DAY_US, 30 * DAY_US)
-    assert Reach(44 * DAY_US, 30 * DAY_US) == REACH
+    assert (SPEC.transactions_reach_us("card"), SPEC.transactions_reach_us("merchant")) == (44 * DAY_US, 60 * DAY_US)
+    assert Reach(60 * DAY_US, 30 * DAY_US) == REACH
     assert Reach(7 * DAY_US, 7 * DAY_US) == Reach.of(SHORT_SPEC)
 
 
-def test_a_card_is_read_as_far_back_as_its_features_see_and_a_merchant_less_far(store):
-    for entity, reach_us in (("card", 44 * DAY_US), ("merchant", 30 * DAY_US)):
+def test_a_card_and_a_merchant_are_each_read_as_far_back_as_their_features_see(store):
+    for entity, reach_us in (("card", 44 * DAY_US), ("merchant", 60 * DAY_US)):
         for shift in (0, 1):
             store.record_transaction(payment(f"{entity} {shift}", NOON_US - reach_us + shift))
     for shift in (0, 1):
         store.record_label(label(f"{shift}", NOON_US - 30 * DAY_US + shift))
     history = store.history("tok_a", "m1", NOON_US)
-    assert ids(history.card) == ["card 1", "merchant 0", "merchant 1"]
-    assert ids(history.merchant) == ["merchant 1"]
+    assert ids(history.card) == ["card 1"]
+    assert ids(history.merchant) == ["merchant 1", "card 0", "card 1"]
     assert [id_ for _, id_, _, _ in history.card.labels] == ["1"]
     assert [id_ for _, id_, _, _ in history.merchant.labels] == ["1"]
 
@@ -50,7 +50,7 @@ def test_state_per_card_and_merchant_is_bounded(store):
         store.record_transaction(payment(f"t{day}", NOON_US + day * DAY_US))
         store.record_label(label(f"t{day}", NOON_US + day * DAY_US))
     # What features see, and two days for late events.
-    assert store.sizes() == {"transactions": 44 + 2, "label_arrivals": 30 + 2}
+    assert store.sizes() == {"transactions": 60 + 2, "label_arrivals": 30 + 2}
 
 
 @pytest.mark.parametrize("shared", ["card", "merchant"])
@@ -60,21 +60,21 @@ def test_an_event_takes_along_what_is_old_of_its_card_or_merchant(store, shared)
     store.record_transaction(payment("old", NOON_US))
     store.record_label(label("old", NOON_US))
     for entities, left in (({"card": "tok_c", "merchant": "m3"}, 2), (others, 2)):
-        store.record_transaction(payment(f"t {entities}", NOON_US + 46 * DAY_US, **entities))
+        store.record_transaction(payment(f"t {entities}", NOON_US + 62 * DAY_US, **entities))
         store.record_label(label(f"t {entities}", NOON_US + 32 * DAY_US, **entities))
         assert store.sizes() == {"transactions": left, "label_arrivals": left}
 
 
 def test_pruning_takes_nothing_a_window_can_reach(store):
-    oldest = NOON_US - 44 * DAY_US + 1
+    oldest = NOON_US - 60 * DAY_US + 1
     store.record_transaction(payment("oldest", oldest, 3))
     store.record_transaction(payment("newest", NOON_US, 4))
-    assert amounts(store.history("tok_a", "m1", NOON_US).card) == [3]
+    assert amounts(store.history("tok_a", "m1", NOON_US).merchant) == [3]
     # An event that is two days late still finds its own history.
     late = NOON_US - LATENESS_US
-    store.record_transaction(payment("oldest of the late", late - 44 * DAY_US + 1, 2))
+    store.record_transaction(payment("oldest of the late", late - 60 * DAY_US + 1, 2))
     store.record_transaction(payment("another newest", NOON_US, 5))
-    assert amounts(store.history("tok_a", "m1", late).card) == [2, 3]
+    assert amounts(store.history("tok_a", "m1", late).merchant) == [2, 3]
 
 
 def test_an_event_with_a_wrong_year_does_not_empty_its_card(store):
@@ -84,7 +84,7 @@ def test_an_event_with_a_wrong_year_does_not_empty_its_card(store):
 
 
 def test_rebuild_forgets_what_was_served_when_no_window_reaches_it(store):
-    for table, keep in (("t", 46 * DAY_US), ("l", 32 * DAY_US)):
+    for table, keep in (("t", 62 * DAY_US), ("l", 32 * DAY_US)):
         for age, suffix in ((keep, "old"), (keep - 1, "kept")):
             entity = {"card": f"tok_{table}{suffix}", "merchant": f"m{table}{suffix}"}
             if table == "t":
@@ -96,7 +96,7 @@ def test_rebuild_forgets_what_was_served_when_no_window_reaches_it(store):
 
 
 def test_rebuild_leaves_out_what_no_window_reaches(store):
-    transactions = [payment("old", NOON_US - 46 * DAY_US), payment("kept", NOON_US - 46 * DAY_US + 1)]
+    transactions = [payment("old", NOON_US - 62 * DAY_US), payment("kept", NOON_US - 62 * DAY_US + 1)]
     labels = [label("old", NOON_US - 32 * DAY_US), label("kept", NOON_US - 32 * DAY_US + 1)]
     store.rebuild(*tables_of(transactions, labels), NOON)
     assert store.sizes() == {"transactions": 1, "label_arrivals": 1}
@@ -110,7 +110,7 @@ def test_a_store_filled_for_shorter_windows_refuses_until_it_is_filled_again(url
     short.require_reach()
     full = open_online_store(url)
     words = (
-        "filled with 7 days of transactions and 7 days of labels, but the feature spec looks back 44 days of "
+        "filled with 7 days of transactions and 7 days of labels, but the feature spec looks back 60 days of "
         "transactions and 30 days of labels. Run: fraud materialize operations/online_state"
     )
     with pytest.raises(OnlineStateTooShort, match=words):
@@ -128,7 +128,7 @@ def test_a_store_filled_for_shorter_windows_refuses_until_it_is_filled_again(url
     full.close()
 
 
-@pytest.mark.parametrize("shorter", [Reach(44 * DAY_US - 1, 30 * DAY_US), Reach(44 * DAY_US, 30 * DAY_US - 1)])
+@pytest.mark.parametrize("shorter", [Reach(60 * DAY_US - 1, 30 * DAY_US), Reach(60 * DAY_US, 30 * DAY_US - 1)])
 def test_a_microsecond_is_too_short(store, shorter):
     store.rebuild(*tables_of([], []), NOON, reach=shorter)
     assert store.reach() == shorter
@@ -157,8 +157,8 @@ def test_a_model_of_shorter_windows_prunes_nothing_another_one_needs(url, store)
 
 
 def test_a_rebuild_may_reach_further_than_the_spec(store):
-    further = Reach(60 * DAY_US, 50 * DAY_US)
-    transactions = [payment("t", NOON_US - 61 * DAY_US), payment("too old", NOON_US - 62 * DAY_US)]
+    further = Reach(70 * DAY_US, 50 * DAY_US)
+    transactions = [payment("t", NOON_US - 71 * DAY_US), payment("too old", NOON_US - 72 * DAY_US)]
     labels = [label("t", NOON_US - 51 * DAY_US), label("too old", NOON_US - 52 * DAY_US)]
     store.rebuild(*tables_of(transactions, labels), NOON, reach=further)
     assert store.reach() == further

@@ -19,7 +19,7 @@ from tests.stored_events import DAY_US, NaiveStore, amounts, tables_of
 NOON = datetime(2026, 6, 1, 12)
 DAY = timedelta(days=1)
 PAYMENTS = [
-    Payment("old", NOON - 60 * DAY, "tok_a", "m1", 1),
+    Payment("old", NOON - 70 * DAY, "tok_a", "m1", 1),
     Payment("recent", NOON - DAY, "tok_a", "m1", 200),
     Payment("last", NOON, "tok_a", "m2", 300),
 ]
@@ -104,21 +104,21 @@ def test_the_store_has_every_attribute_and_amount_of_the_warehouse(tmp_settings)
                 asked = (card, merchant, to_us(moment))
                 assert store.history(*asked) == expected.history(*asked)
     store.close()
-    # What a card's features see and two days; for labels less.
-    assert metadata["transactions"] == sum(as_of - 46 * DAY < p.event_time < as_of for p in payments) < 600
+    # What features see and two days; for labels less.
+    assert metadata["transactions"] == sum(as_of - 62 * DAY < p.event_time < as_of for p in payments) < 600
     assert metadata["label_arrivals"] == sum(to_us(as_of - 32 * DAY) < a.counts_from_us < to_us(as_of) for a in known)
 
 
 def test_the_state_never_gets_shorter_than_a_model_in_service_may_need(tmp_settings):
     loaded_warehouse(tmp_settings.warehouse_url, PAYMENTS, VERDICTS)
-    assert materialize(tmp_settings)["reach"] == "44 days of transactions and 30 days of labels"
-    longer = Reach(60 * DAY_US, 31 * DAY_US)
+    assert materialize(tmp_settings)["reach"] == "60 days of transactions and 30 days of labels"
+    longer = Reach(70 * DAY_US, 31 * DAY_US)
     store = open_online_store(tmp_settings.online_store_url)
     store.rebuild(*tables_of([], []), NOON, reach=longer)
     store.close()
     metadata = materialize(tmp_settings)
-    assert metadata["reach"] == "60 days of transactions and 31 days of labels"
-    assert metadata["transactions"] == 3  # with the one of 60 days ago
+    assert metadata["reach"] == "70 days of transactions and 31 days of labels"
+    assert metadata["transactions"] == 3  # with the one of 70 days ago
 
 
 def test_doctor_says_that_the_state_is_too_short(tmp_settings):
