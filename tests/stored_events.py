@@ -15,7 +15,7 @@ from fraud_pipelines.online_store.state import from_us, to_us
 
 SPEC = load_spec()
 MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
-# Longest windows: 7 days, where the project's own spec has 44 (30 and the baseline of 14 of large amounts) and 30.
+# Longest windows: 7 days, where the project's own spec has 44 (14 and the baseline of 30 of large amounts) and 30.
 SHORT_SPEC = replace(
     SPEC, features=tuple(f for f in SPEC.features if (f.window_us or 0) <= 7 * DAY_US and f.of not in OF_LARGE)
 )

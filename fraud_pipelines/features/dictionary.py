@@ -68,11 +68,13 @@ FAMILIES: dict[str, dict[tuple[str, str], tuple[str, str]]] = {
         ("count", "unlabelled"): (PAST, "How many have no label that is known by t."),
         ("count", "labels"): (KNOWN, "How many there are."),
         ("count", "frauds"): (KNOWN, "How many say fraud."),
+        ("count", "ordinary_frauds"): (KNOWN, "How many say fraud of an ordinary amount."),
         ("share", "frauds"): (KNOWN, "Share that says fraud."),
         ("last", "label"): (KNOWN, "1 when the last one says fraud, else 0; of several at one moment fraud wins."),
         ("streak", "frauds"): (KNOWN, "Frauds after the last genuine label; all of them when none is genuine."),
         ("streak_age", "frauds"): (KNOWN, "Minutes since the first of these frauds became known; missing without one."),
         ("time_since_last", "fraud"): (KNOWN, "Minutes since the last fraud became known."),
+        ("time_since_last", "ordinary_fraud"): (KNOWN, "Minutes since a fraud of an ordinary amount became known."),
         ("time_since_last", "genuine"): (KNOWN, "Minutes since the last genuine label became known."),
         ("ratio_to_mean", "genuine_amount"): (
             KNOWN,
@@ -102,7 +104,8 @@ column that the source lacks. What is new is new without any history as well."""
 _LARGE = """
 A transaction's **own ratio** is its amount divided by the mean amount of the same card (of the same merchant) in the
 {baseline} before it; it takes at least {at_least} transactions and a positive mean. A transaction is **large** when its
-own ratio is above {limit:.1f}."""
+own ratio is above {limit:.1f}. A fraud is of an **ordinary amount** unless the same ratio, but to the mean of the
+{baseline} before its label became known, is above {limit:.1f}."""
 
 _REASONS = """
 ## Reasons

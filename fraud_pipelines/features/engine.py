@@ -14,7 +14,7 @@ import numpy as np
 
 from fraud_pipelines.features import kernel
 from fraud_pipelines.features.kernel import Codes, Double, Int64
-from fraud_pipelines.features.spec import OF_CARD, OF_LARGE, FeatureSpec
+from fraud_pipelines.features.spec import OF_CARD, OF_LARGE, OF_ORDINARY, FeatureSpec
 
 NEVER_US = np.iinfo(np.int64).max
 """First label of a transaction that has none."""
@@ -128,11 +128,13 @@ _OPS = {
     ("speed_from_last", "place"): kernel.Op.SPEED,
     ("count", "labels"): kernel.Op.COUNT_LABELS,
     ("count", "frauds"): kernel.Op.COUNT_FRAUDS,
+    ("count", "ordinary_frauds"): kernel.Op.COUNT_ORDINARY,
     ("share", "frauds"): kernel.Op.SHARE_OF_FRAUDS,
     ("last", "label"): kernel.Op.LAST_LABEL,
     ("streak", "frauds"): kernel.Op.STREAK,
     ("streak_age", "frauds"): kernel.Op.STREAK_AGE,
     ("time_since_last", "fraud"): kernel.Op.SINCE_FRAUD,
+    ("time_since_last", "ordinary_fraud"): kernel.Op.SINCE_ORDINARY,
     ("time_since_last", "genuine"): kernel.Op.SINCE_GENUINE,
     ("ratio_to_mean", "genuine_amount"): kernel.Op.RATIO_TO_GENUINE,
 }
@@ -161,9 +163,12 @@ class EntityEngine:
             np.int64,
         ).reshape(len(self.features), 3)
         self._empties = np.array([0.0 if feature.when_empty == "zero" else math.nan for feature in self.features])
-        large = spec.large_amount if any(feature.of in OF_LARGE for feature in self.features) else None
         self._is_of_unlabelled = any(feature.of == "unlabelled" for feature in self.features)
-        self._large = (large.baseline_us, large.at_least, large.limit_tenths) if large else (0, 1, 1)
+        self._large = (0, 0, 1, 1)
+        if spec.large_amount is not None:
+            large, asked = spec.large_amount, {feature.of for feature in self.features}
+            own_us, label_us = (large.baseline_us if asked.intersection(of) else 0 for of in (OF_LARGE, OF_ORDINARY))
+            self._large = (own_us, label_us, large.at_least, large.limit_tenths)
         self._widths = np.array(widths, np.int64)
 
     def compute(self, past: Past, known: Known, asked: Asked) -> Double:

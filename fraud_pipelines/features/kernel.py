@@ -382,6 +382,12 @@ def speed_from_last(
 
 
 @compiled
+def is_above(amount: int, n: int, s: int, at_least: int, limit_tenths: int) -> bool:
+    """Whether an amount is above the limit times the mean of n amounts of sum s; never of too few, or of 0."""
+    return n >= at_least and s > 0 and amount * n * 10 > limit_tenths * s
+
+
+@compiled
 def own_ratios(
     times: Int64, starts: Int64, amounts: Int64, sums: Int64, baseline_us: int, at_least: int, limit_tenths: int
 ) -> tuple[Double, Flags]:
@@ -397,7 +403,7 @@ def own_ratios(
         ratios[i] = np.nan
         if n >= at_least and s > 0:
             ratios[i] = np.float64(amounts[i]) * np.float64(n) / np.float64(s)
-            is_large[i] = amounts[i] * n * 10 > limit_tenths * s
+            is_large[i] = is_above(amounts[i], n, s, at_least, limit_tenths)
     return ratios, is_large
 
 
@@ -427,16 +433,34 @@ def unlabelled(
 
 
 @compiled
+def ordinary_frauds(
+    label_starts: Int64, label_times: Int64, is_fraud: Int64, label_amounts: Int64,
+    times: Int64, starts: Int64, sums: Int64, baseline_us: int, at_least: int, limit_tenths: int,
+) -> Flags:  # fmt: skip
+    """Which label arrivals are frauds not above the limit of their entity's baseline before they count."""
+    is_ordinary = np.zeros(len(label_times), np.bool_)
+    if baseline_us == 0:  # nobody asks
+        return is_ordinary
+    low = rows_after(times, starts, label_times, label_starts, baseline_us)
+    high = rows_after(times, starts, label_times, label_starts, 1)
+    for i in range(len(label_times)):
+        n, s = high[i] - low[i], sums[high[i]] - sums[low[i]]
+        is_ordinary[i] = is_fraud[i] == 1 and not is_above(label_amounts[i], n, s, at_least, limit_tenths)
+    return is_ordinary
+
+
+@compiled
 def by_moment(
-    starts: Int64, times: Int64, is_fraud: Int64, amounts: Int64
-) -> tuple[Int64, Int64, Int64, Int64, Int64]:  # fmt: skip
+    starts: Int64, times: Int64, is_fraud: Int64, is_ordinary: Flags, amounts: Int64
+) -> tuple[Int64, Int64, Int64, Int64, Int64, Int64]:  # fmt: skip
     """Label arrivals added up per entity and moment, so that labels known together count together.
 
-    Returns starts, moments, labels, frauds, and the amounts of the genuine ones.
+    Returns starts, moments, labels, frauds, the ordinary ones of these, and the amounts of the genuine labels.
     """
     new_starts = np.zeros(len(starts), np.int64)
     at, genuine_amounts = np.empty(len(times), np.int64), np.zeros(len(times), np.int64)
     labels, frauds = np.zeros(len(times), np.int64), np.zeros(len(times), np.int64)
+    ordinary = np.zeros(len(times), np.int64)
     row = -1
     for entity in range(len(starts) - 1):
         for i in range(starts[entity], starts[entity + 1]):
@@ -445,10 +469,11 @@ def by_moment(
                 at[row] = times[i]
             labels[row] += 1
             frauds[row] += is_fraud[i]
+            ordinary[row] += is_ordinary[i]
             genuine_amounts[row] += (1 - is_fraud[i]) * amounts[i]
         new_starts[entity + 1] = row + 1
     end = row + 1
-    return new_starts, at[:end], labels[:end], frauds[:end], genuine_amounts[:end]
+    return new_starts, at[:end], labels[:end], frauds[:end], ordinary[:end], genuine_amounts[:end]
 
 
 @compiled
@@ -534,11 +559,14 @@ class Op(IntEnum):
     SINCE_FRAUD = 27
     SINCE_GENUINE = 28
     RATIO_TO_GENUINE = 29
+    COUNT_ORDINARY = 30
+    SINCE_ORDINARY = 31
 
 
 @compiled
 def compute(
-    plan: Int64, widths: Int64, empties: Double, baseline_us: int, at_least: int, limit_tenths: int,
+    plan: Int64, widths: Int64, empties: Double,
+    baseline_us: int, label_baseline_us: int, at_least: int, limit_tenths: int,
     starts: Int64, times: Int64, amounts: Int64, first_label: Int64, by_label: Int64, codes: Codes,
     latitude: Double, longitude: Double,
     label_starts: Int64, label_times: Int64, label_frauds: Int64, label_amounts: Int64,
@@ -548,6 +576,7 @@ def compute(
     """Every feature of a plan: see EntityEngine.compute, which makes the plan.
 
     One line of `plan` per feature: its Op, the number of its window in `widths`, the line of `codes` it is about.
+    `baseline_us` is for own ratios, `label_baseline_us` for ordinary frauds; 0 where no feature asks.
     """
     rows = np.arange(len(times) + 1)
     sums = running(amounts)
@@ -560,12 +589,17 @@ def compute(
     large = running(is_large)
     last_large = latest(is_large)
 
-    moment_starts, moments, labels, frauds, genuine_amounts = by_moment(
-        label_starts, label_times, label_frauds, label_amounts
+    is_ordinary = ordinary_frauds(
+        label_starts, label_times, label_frauds, label_amounts,
+        times, starts, sums, label_baseline_us, at_least, limit_tenths,
+    )  # fmt: skip
+    moment_starts, moments, labels, frauds, ordinary, genuine_amounts = by_moment(
+        label_starts, label_times, label_frauds, is_ordinary, label_amounts
     )
     label_sums, fraud_sums = running(labels), running(frauds)
     genuine_sums, genuine_amount_sums = label_sums - fraud_sums, running(genuine_amounts)
     last_fraud, last_genuine = latest(frauds > 0), latest(labels > frauds)
+    ordinary_sums, last_ordinary = running(ordinary), latest(ordinary > 0)
 
     # A transaction counts from an age of 1 microsecond on, a label from 0 on.
     present = rows_after(times, starts, asked, asked_starts, 1)
@@ -643,4 +677,8 @@ def compute(
             out[i] = minutes_since(moments, last_genuine, asked, low, high, empty)
         elif op == Op.RATIO_TO_GENUINE:
             out[i] = ratio_to_mean(asked_amounts, genuine_amount_sums, genuine_sums, low, high, empty)
+        elif op == Op.COUNT_ORDINARY:
+            out[i] = total(ordinary_sums, low, high, 1.0)
+        elif op == Op.SINCE_ORDINARY:
+            out[i] = minutes_since(moments, last_ordinary, asked, low, high, empty)
     return out

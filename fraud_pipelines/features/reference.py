@@ -104,13 +104,12 @@ class _Histories:
         for arrival in arrivals:
             self.arrivals[getattr(arrival.payment, self.column)].append(arrival)
             self.arrivals_of[arrival.payment.transaction_id].append(arrival)
-        self.own_ratios = {p.transaction_id: self._own_ratio(p, large) for p in payments} if large else {}
-        self.limit = Fraction(large.limit_tenths, 10) if large else None
+        self.large = large
+        self.own_ratios = {p.transaction_id: self._ratio_to_baseline(p, p.event_time) for p in payments}
 
     @cache  # noqa: B019 - lives as long as one call of reference_features
     def past(self, now: Payment, window_us: int) -> list[Payment]:
-        own, window = self.payments[getattr(now, self.column)], window_us * MICROSECOND
-        return [p for p in own if timedelta(0) < now.event_time - p.event_time < window]
+        return self._before(now.event_time, now, window_us)
 
     @cache  # noqa: B019
     def known(self, now: Payment, window_us: int) -> list[Arrival]:
@@ -121,12 +120,25 @@ class _Histories:
         return any(a.counts_from <= now.event_time for a in self.arrivals_of[payment.transaction_id])
 
     def is_large(self, payment: Payment) -> bool:
-        ratio = self.own_ratios[payment.transaction_id]
-        return ratio is not None and self.limit is not None and ratio > self.limit
+        return self._is_above_limit(self.own_ratios[payment.transaction_id])
 
-    def _own_ratio(self, payment: Payment, large: LargeAmount) -> Fraction | None:
-        baseline = self.past(payment, large.baseline_us)
-        return _ratio_to_mean(payment, [p.amount_minor for p in baseline]) if len(baseline) >= large.at_least else None
+    @cache  # noqa: B019
+    def is_ordinary(self, arrival: Arrival) -> bool:
+        return not self._is_above_limit(self._ratio_to_baseline(arrival.payment, arrival.counts_from))
+
+    def _is_above_limit(self, ratio: Fraction | None) -> bool:
+        return ratio is not None and self.large is not None and ratio > Fraction(self.large.limit_tenths, 10)
+
+    def _ratio_to_baseline(self, payment: Payment, moment: datetime) -> Fraction | None:
+        """The payment's amount over the mean of the baseline before a moment."""
+        if self.large is None:
+            return None
+        amounts = [p.amount_minor for p in self._before(moment, payment, self.large.baseline_us)]
+        return _ratio_to_mean(payment, amounts) if len(amounts) >= self.large.at_least else None
+
+    def _before(self, moment: datetime, of: Payment, window_us: int) -> list[Payment]:
+        own, window = self.payments[getattr(of, self.column)], window_us * MICROSECOND
+        return [p for p in own if timedelta(0) < moment - p.event_time < window]
 
 
 def _own_value(feature: Feature, now: Payment) -> float | None:
@@ -155,7 +167,7 @@ def _window_value(feature: Feature, now: Payment, histories: _Histories) -> floa
     known = histories.known(now, feature.window_us or 0)
     value: Fraction | float | None
     if feature.of_labels:
-        value = _label_value(feature, now, known)
+        value = _label_value(feature, now, known, histories)
     elif feature.of in VALUE_COLUMNS:
         value = _comparison(feature, now, past, VALUE_COLUMNS[feature.of])
     elif feature.of == "amount":
@@ -236,9 +248,10 @@ def _comparison(feature: Feature, now: Payment, past: list[Payment], column: str
     raise SpecInvalid(f"{feature.name}: the reference has no definition of {feature.measure} of {feature.of}.")
 
 
-def _label_value(feature: Feature, now: Payment, known: list[Arrival]) -> Fraction | None:
+def _label_value(feature: Feature, now: Payment, known: list[Arrival], histories: _Histories) -> Fraction | None:
     """Measures of the label arrivals in known."""
     frauds = [a for a in known if a.is_fraud]
+    ordinary = [a for a in frauds if feature.of.startswith("ordinary") and histories.is_ordinary(a)]
     genuine = [a for a in known if not a.is_fraud]
     streak = [a.counts_from for a in frauds if all(a.counts_from > g.counts_from for g in genuine)]
     match (feature.measure, feature.of):
@@ -246,6 +259,8 @@ def _label_value(feature: Feature, now: Payment, known: list[Arrival]) -> Fracti
             return Fraction(len(known))
         case ("count", "frauds"):
             return Fraction(len(frauds))
+        case ("count", "ordinary_frauds"):
+            return Fraction(len(ordinary))
         case ("share", "frauds"):
             return Fraction(len(frauds), len(known)) if known else None
         case ("last", "label"):
@@ -257,6 +272,8 @@ def _label_value(feature: Feature, now: Payment, known: list[Arrival]) -> Fracti
             return _minutes(now.event_time - min(streak)) if streak else None
         case ("time_since_last", "fraud"):
             return _minutes(now.event_time - max(a.counts_from for a in frauds)) if frauds else None
+        case ("time_since_last", "ordinary_fraud"):
+            return _minutes(now.event_time - max(a.counts_from for a in ordinary)) if ordinary else None
         case ("time_since_last", "genuine"):
             return _minutes(now.event_time - max(a.counts_from for a in genuine)) if genuine else None
         case ("ratio_to_mean", "genuine_amount"):

@@ -26,7 +26,7 @@ TRANSACTION_VALUES = (
 OF_CARD = ("merchant", "country", "device", "category")
 """What the transactions of a card can differ in; of a merchant it is the card."""
 WINDOW_MEASURES: dict[str, tuple[str, ...]] = {
-    "count": ("transactions", "same_merchant", "large_amounts", "unlabelled", "labels", "frauds"),
+    "count": ("transactions", "same_merchant", "large_amounts", "unlabelled", "labels", "frauds", "ordinary_frauds"),
     "sum": ("amount",),
     "mean": ("amount",),
     "std": ("amount",),
@@ -38,15 +38,18 @@ WINDOW_MEASURES: dict[str, tuple[str, ...]] = {
     "distinct": (*OF_CARD, "card"),
     "is_new": OF_CARD,
     "is_changed": ("country", "device"),
-    "time_since_last": ("transaction", "large_amount", "fraud", "genuine"),
+    "time_since_last": ("transaction", "large_amount", "fraud", "ordinary_fraud", "genuine"),
     "distance_from_last": ("place",),
     "speed_from_last": ("place",),
     "last": ("label",),
     "streak": ("frauds",),
     "streak_age": ("frauds",),
 }
-OF_LABELS = ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount")
+OF_ORDINARY = ("ordinary_frauds", "ordinary_fraud")
+OF_LABELS = ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", *OF_ORDINARY)
 OF_LARGE = ("large_amounts", "large_amount", "amount_ratio")
+OF_BASELINE = (*OF_LARGE, *OF_ORDINARY)
+"""What compares amounts with the baseline of `large_amount`."""
 # A merchant's transactions are by many cards, at one place, of one kind.
 CARD_ONLY = ("same_merchant", *OF_CARD, "place")
 MERCHANT_ONLY = ("card",)
@@ -178,14 +181,14 @@ class FeatureSpec:
     def transactions_reach_us(self, entity: str) -> int:
         """How far back a feature can see transactions of a card or merchant, microseconds; 0 without any feature.
 
-        The own ratio of an old transaction looks back a baseline further than the window that finds it.
+        What an old transaction or label is compared with lies a baseline further back than the window that finds it.
         """
+        baseline_us = self.large_amount.baseline_us if self.large_amount else 0
         return max(
             (
-                (feature.window_us or 0)
-                + (self.large_amount.baseline_us if self.large_amount and feature.of in OF_LARGE else 0)
+                (feature.window_us or 0) + (baseline_us if feature.of in OF_BASELINE else 0)
                 for feature in self.of_entity(entity)
-                if not feature.of_labels
+                if not feature.of_labels or feature.of in OF_BASELINE
             ),
             default=0,
         )
@@ -262,7 +265,7 @@ def parse_spec(text: str) -> FeatureSpec:
         if feature.name in seen:
             raise SpecInvalid(f"Feature {feature.name!r} is defined twice; each name belongs to one entry.")
         seen.add(feature.name)
-    uses_large = [feature.name for feature in features if feature.of in OF_LARGE]
+    uses_large = [feature.name for feature in features if feature.of in OF_BASELINE]
     given = _meta(model).get("large_amount")
     if uses_large and given is None:
         raise SpecInvalid(f"Feature {uses_large[0]!r} needs `large_amount` in config.meta of the model {MODEL!r}.")

@@ -18,7 +18,7 @@ from fraud_pipelines.features.reference import Payment, Verdict, reference_featu
 from fraud_pipelines.features.spec import load_spec
 from tests.compiled_sql import CompiledSql, DuckDBHistory
 from tests.everything import EVERYTHING, project_with
-from tests.histories import DAY, HOUR, START, histories, online_history, scored, simulated_history
+from tests.histories import DAY, HOUR, MICROSECOND, START, histories, online_history, scored, simulated_history
 
 SPEC = load_spec()
 ROOTS = ("std", "zscore")
@@ -104,6 +104,27 @@ _RANDOM = random.Random(5296)
 NEARLY_A_TIE = [Payment(f"n{i}", START + i * HOUR, "tok_a", "m1", _RANDOM.randint(1, 3_000_000_000)) for i in range(14)]
 # 2.50 after three of 1.00 is 2.5 times their mean, and not above it.
 AT_THE_LIMIT = [Payment(f"u{i}", START + i * HOUR, "tok_a", "m1", x) for i, x in enumerate((100, 100, 100, 250, 100))]
+# Three of 1.00, then a fraud of 6.00, large beside them. Reported when they are exactly 30 days old, it is beside 7.00
+# and four of 1.00, and not large; a microsecond earlier it is, and again a day later, beside two more. That of 7.00 is
+# reported in a tie with two of 1.00: large beside them as well, not without.
+REPORTED = (
+    [
+        *(Payment(f"o{i}", START, "tok_a", "m1", 100) for i in range(3)),
+        Payment("fraud", START + DAY, "tok_a", "m1", 600),
+        Payment("tied fraud", START + 2 * DAY, "tok_a", "m1", 700),
+        *(
+            Payment(f"n{i}", START + after, "tok_a", "m1", 100)
+            for i, after in enumerate((DAY + HOUR, 3 * DAY, 3 * DAY, 4 * DAY, 30 * DAY, 30 * DAY + HOUR, 58 * DAY))
+        ),
+    ],
+    [
+        *(
+            Verdict("fraud", START + after, True)
+            for after in (DAY, 30 * DAY - MICROSECOND, 30 * DAY, 30 * DAY + MICROSECOND, 31 * DAY)
+        ),
+        *(Verdict("tied fraud", START + after, True) for after in (3 * DAY, 3 * DAY + MICROSECOND)),
+    ],
+)
 LARGE = [Payment(f"l{i}", START + i * HOUR, "tok_a", "m1", 3_000_000_000 - i % 2) for i in range(12)]
 
 
@@ -115,6 +136,7 @@ LARGE = [Payment(f"l{i}", START + i * HOUR, "tok_a", "m1", 3_000_000_000 - i % 2
 @example(history=(TWICE_ROUNDED, []))
 @example(history=(NEARLY_A_TIE, []))
 @example(history=(AT_THE_LIMIT, []))
+@example(history=REPORTED)
 def test_sql_engine_and_reference_agree(compiled, history):
     assert_all_routes_agree(compiled, *history)
 
@@ -130,6 +152,7 @@ def test_they_agree_on_a_denser_history(compiled):
     cuts=st.lists(st.integers(0, 14), min_size=1, max_size=2),
     shift=st.sampled_from((0 * HOUR, 6 * HOUR)),
 )
+@example(history=REPORTED, cuts=[11], shift=0 * HOUR)
 def test_any_split_into_ranges_gives_the_rows_of_one_run(compiled, history, cuts, shift):
     payments, verdicts = history
     moments = sorted(p.event_time for p in payments)
@@ -161,6 +184,7 @@ def test_a_feature_needs_no_other_in_the_spec(compiled_everything, features):
 
 @settings(max_examples=12, deadline=None)
 @given(history=histories())
+@example(history=REPORTED)
 def test_sql_on_postgres_agrees_with_the_engine(compiled_for_postgres, history):
     payments, verdicts = history
     found = compiled_for_postgres.on_postgres(payments, verdicts)

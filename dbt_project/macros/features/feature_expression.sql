@@ -82,6 +82,8 @@ left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
         {{ genuine }} + {{ frauds }}
     {%- elif key == "count of frauds" -%}
         {{ frauds }}
+    {%- elif key == "count of ordinary_frauds" -%}
+        {{ k }}ordinary_{{ w }}
     {%- elif key == "count of unlabelled" -%}
         {{ k }}unlabelled_{{ w }}
     {%- elif key == "share of frauds" -%}
@@ -95,6 +97,8 @@ left join {{ entity }}_streak_starts as {{ entity }}_streak_{{ window }}
         {{ to_double("t.event_time_us - " ~ feature.entity ~ "_streak_" ~ w ~ ".counts_from_us") }} / {{ to_double(60000000) }}
     {%- elif key == "time_since_last of fraud" -%}
         {{ minutes(k ~ "fraud_age_us", w) }}
+    {%- elif key == "time_since_last of ordinary_fraud" -%}
+        {{ minutes(k ~ "ordinary_age_us", w) }}
     {%- elif key == "time_since_last of genuine" -%}
         {{ minutes(k ~ "genuine_age_us", w) }}
     {%- elif key == "ratio_to_mean of genuine_amount" -%}

@@ -3,7 +3,7 @@
    moments         transactions and arrivals in one order. The clock has four ticks per microsecond. Arrivals come a
                    little before a transaction of the same microsecond, frauds before genuine ones: then both are
                    strictly earlier than the transaction that may see them, and a genuine label ends the frauds of its moment.
-   counted         + frauds known before each moment
+   counted         + frauds known before each moment; what the amount of a fraud is compared with to be ordinary
    known           windows over the moments
    streak_starts   when the fraud that came after so many others was known
 
@@ -12,6 +12,7 @@
 {% macro known(entity) -%}
 {%- set features, no = features_of_labels(entity), entity ~ "_no" -%}
 {%- set waits = windows_of(features | selectattr("of", "equalto", "unlabelled")) -%}
+{%- set has_ordinary = features | selectattr("of", "in", ("ordinary_frauds", "ordinary_fraud")) | list | length > 0 -%}
 {{ entity }}_moments as (
     select
         {{ no }}, tick, event_time_us as time_us, false as is_fraud, false as is_genuine,
@@ -20,9 +21,12 @@
         case when waited_us < {{ window_us(window) }} then 1 else 0 end as waiting_{{ window }},
         coalesce(waited_us >= {{ window_us(window) }}, true) as outlasts_{{ window }},
         {%- endfor %}
+        {%- if has_ordinary %}
+        amount_minor as past_amount, cast(null as bigint) as fraud_amount,
+        {%- endif %}
         transaction_id
     from history
-    where is_of_asked_{{ entity }} and {{ in_run_window("event_time", longest_us(features_of_labels())) }}
+    where is_of_asked_{{ entity }} and {{ in_run_window("event_time", reach_us(features_of_labels())) }}
     union all
     select
         {{ no }}, 4 * counts_from_us - case when is_fraud then 2 else 1 end, counts_from_us, is_fraud, not is_fraud,
@@ -31,6 +35,9 @@
         case when is_first and waited_us < {{ window_us(window) }} then -1 else 0 end,
         false,
         {%- endfor %}
+        {%- if has_ordinary %}
+        null, case when is_fraud then amount_minor end,
+        {%- endif %}
         null
     from arrivals
     where is_of_asked_{{ entity }}
@@ -38,9 +45,18 @@
 {{ entity }}_counted as (
     select
         *,
+        {%- if has_ordinary %}
+        count(past_amount) over baseline as baseline_count, {{ total("past_amount", "baseline") }} as baseline_amount,
+        {%- endif %}
         {{ number_of("is_fraud", "earlier") }} as frauds_before
     from {{ entity }}_moments
-    window {{ earlier_moments(no) }}
+    window
+        {%- if has_ordinary %}
+        {#- From a fraud's tick, two before its microsecond, on: transactions of ages strictly between 0 and the baseline. #}
+        baseline as (partition by {{ no }} order by tick
+            range between {{ 4 * window_us(large_amount().baseline) - 3 }} preceding and 1 preceding),
+        {%- endif %}
+        {{ earlier_moments(no) }}
 ),
 {{ entity }}_known as (
     select
@@ -81,6 +97,14 @@
     {%- if feature.of == "unlabelled" -%}
         {%- do add_column(columns, "unlabelled_" ~ w,
             total("waiting_" ~ w, "earlier") ~ " + " ~ number_of("outlasts_" ~ w, last_w)) -%}
+    {%- elif is_of_ordinary(feature) -%}
+        {%- set is_ordinary = "is_fraud and not (" ~ is_above_limit("fraud_amount") ~ ")" -%}
+        {%- if measure == "count" -%}
+            {%- do add_column(columns, "ordinary_" ~ w, number_of(is_ordinary, last_w)) -%}
+        {%- else -%}
+            {%- do add_column(columns, "ordinary_age_us",
+                "time_us - max(time_us) filter (where " ~ is_ordinary ~ ") over earlier") -%}
+        {%- endif -%}
     {%- elif measure in ("count", "share", "streak", "streak_age") -%}
         {%- do add_column(columns, "frauds_" ~ w, number_of("is_fraud", last_w)) -%}
     {%- endif -%}
@@ -89,13 +113,13 @@
     {%- endif -%}
     {%- if measure == "ratio_to_mean" -%}
         {%- do add_column(columns, "genuine_amount_" ~ w, total("genuine_amount", last_w)) -%}
-    {%- elif measure in ("last", "time_since_last") -%}
+    {%- elif measure in ("last", "time_since_last") and not is_of_ordinary(feature) -%}
         {%- do add_column(columns, "fraud_age_us", "time_us - max(time_us) filter (where is_fraud) over earlier") -%}
         {%- do add_column(columns, "genuine_age_us", "time_us - max(time_us) filter (where is_genuine) over earlier") -%}
     {%- elif measure in ("streak", "streak_age") -%}
         {%- do add_column(columns, "frauds_since_genuine",
             "frauds_before - coalesce(max(frauds_before) filter (where is_genuine) over earlier, 0)") -%}
-    {%- elif measure not in ("count", "share") -%}
+    {%- elif measure not in ("count", "share", "time_since_last") -%}
         {%- do unknown_measure(feature) -%}
     {%- endif -%}
 {%- endmacro %}

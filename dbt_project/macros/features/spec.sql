@@ -50,12 +50,18 @@
 {%- endmacro %}
 
 {% macro is_of_labels(feature) -%}
-    {{ return(feature.of in ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", "unlabelled")) }}
+    {{ return(feature.of in ("labels", "frauds", "fraud", "genuine", "label", "genuine_amount", "unlabelled",
+        "ordinary_frauds", "ordinary_fraud")) }}
 {%- endmacro %}
 
 {# True for what asks which earlier transactions were large, or how large. #}
 {% macro is_of_large(feature) -%}
     {{ return(feature.of in ("large_amounts", "large_amount", "amount_ratio")) }}
+{%- endmacro %}
+
+{# True for what asks which frauds were of an ordinary amount. #}
+{% macro is_of_ordinary(feature) -%}
+    {{ return(feature.of in ("ordinary_frauds", "ordinary_fraud")) }}
 {%- endmacro %}
 
 {# Length of a window such as 24h or 7d in microseconds. #}
@@ -75,15 +81,15 @@
     {{ return(lengths | max) }}
 {%- endmacro %}
 
-{# How far back features can see. Whether an earlier transaction was large takes a baseline more than the window that
-   finds it. #}
+{# How far back features can see. Whether an earlier transaction was large, or an earlier fraud ordinary, takes a baseline
+   more than the window that finds it. #}
 {% macro reach_us(features) -%}
-    {%- set of_large, others = [], [] -%}
+    {%- set of_baseline, others = [], [] -%}
     {%- for feature in features if feature.window -%}
-        {%- do (of_large if is_of_large(feature) else others).append(feature) -%}
+        {%- do (of_baseline if is_of_large(feature) or is_of_ordinary(feature) else others).append(feature) -%}
     {%- endfor -%}
-    {%- set baseline_us = window_us(large_amount().baseline) if of_large else 0 -%}
-    {{ return([longest_us(others), longest_us(of_large) + baseline_us] | max) }}
+    {%- set baseline_us = window_us(large_amount().baseline) if of_baseline else 0 -%}
+    {{ return([longest_us(others), longest_us(of_baseline) + baseline_us] | max) }}
 {%- endmacro %}
 
 {% macro unknown_measure(feature) -%}

@@ -81,6 +81,10 @@ LABELS = [
     *(known(10, "genuine", of=200), known(5, "fraud", of=202), known(3, "genuine", of=201)),
     *(known(2, "fraud", of=203), known(1, "fraud", of=204)),
 ]
+# Usually 1.00. Reported after a payment of its own, 5.00 is 2.5 times the mean of all four, and 5.01 is above that.
+USUAL = [ago(100, 100), ago(99, 100), ago(98, 100)]
+LIMIT, ABOVE = ago(50, 500), ago(50, 501)
+REPORTED = [known(5, "fraud", of=50)]
 SAME_MOMENT = [known(3, "genuine", of=200), known(3, "fraud", of=201)]
 
 CASES = [
@@ -138,6 +142,26 @@ CASES = [
     ("card distance_from_last of place 7d", AT_THE_POLE, (), {"merchant_latitude": 0.0}, None),
     ("card distance_from_last of place 7d", [*AT_THE_POLE, ago(1)], (), ON_THE_EQUATOR, None),
     ("card speed_from_last of place 7d", AT_THE_POLE, (), ON_THE_EQUATOR, QUARTER_KM / 2),
+    ("merchant count of ordinary_frauds 7d", [*USUAL, LIMIT], REPORTED, {}, 1),
+    ("merchant count of ordinary_frauds 7d", [*USUAL, ABOVE], REPORTED, {}, 0),
+    ("merchant count of ordinary_frauds 7d", [*USUAL, LIMIT], [known(5, "genuine", of=50)], {}, 0),
+    ("merchant count of ordinary_frauds 7d", [*USUAL, LIMIT], [*REPORTED, known(3, "fraud", of=50)], {}, 2),
+    ("merchant count of ordinary_frauds 5h", [*USUAL, LIMIT], REPORTED, {}, 0),  # known too long ago
+    # Two payments before the label, its own among them, are too few; nothing is above a mean of 0.
+    ("merchant count of ordinary_frauds 7d", [ago(100, 1), ago(50, 9_000)], REPORTED, {}, 1),
+    ("merchant count of ordinary_frauds 7d", [ago(53, 0), ago(52, 0), ago(51, 0), ago(50, 0)], REPORTED, {}, 1),
+    # A payment between the fraud and its label counts; one of the label's moment does not: 5.01 is below 2.5 x 2.337.
+    ("merchant count of ordinary_frauds 7d", [*USUAL[:2], ABOVE, ago(5.5, 100)], REPORTED, {}, 0),
+    ("merchant count of ordinary_frauds 7d", [*USUAL[:2], ABOVE, ago(5, 100)], REPORTED, {}, 1),
+    # Nor does one of exactly 30 days before the label: 5 hours ago, hence 725.
+    ("merchant count of ordinary_frauds 7d", [*USUAL[:2], ABOVE, ago(724.5, 100)], REPORTED, {}, 0),
+    ("merchant count of ordinary_frauds 7d", [*USUAL[:2], ABOVE, ago(725, 100)], REPORTED, {}, 1),
+    # However old the fraud is, it is compared with what was before its label.
+    ("merchant count of ordinary_frauds 7d", [*USUAL, ago(9_000, 250)], [known(5, "fraud", of=9_000)], {}, 1),
+    ("merchant count of ordinary_frauds 7d", [*USUAL, ago(9_000, 251)], [known(5, "fraud", of=9_000)], {}, 0),
+    ("merchant time_since_last of ordinary_fraud 7d", [*USUAL, LIMIT, ago(49, 900)],
+     [known(6, "fraud", of=50), known(5, "fraud", of=49)], {}, 6 * 60),
+    ("merchant time_since_last of ordinary_fraud 6h", [*USUAL, LIMIT], [known(6, "fraud", of=50)], {}, None),
     ("card count of labels 7d", SETTLED, LABELS, {}, 5),
     ("card count of labels 3h", SETTLED, LABELS, {}, 2),
     ("card count of frauds 7d", SETTLED, LABELS, {}, 3),
@@ -222,6 +246,10 @@ def test_card_and_merchant_do_not_mix():
     usual = [ago(10, 100, card_id="c2"), ago(9, 100, card_id="c3"), ago(8, 100, card_id="c4"), ago(7, 300)]
     assert value("merchant count of large_amounts 1d", usual) == 1
     assert value("card count of large_amounts 1d", usual) == 0
+    report = [known(1, "fraud", of=7)]
+    usual[-1] = ago(7, 501)
+    assert value("merchant count of ordinary_frauds 1d", usual, report) == 0
+    assert value("card count of ordinary_frauds 1d", usual, report) == 1
 
 
 def test_huge_amounts_stay_exact_until_the_root():

@@ -274,7 +274,8 @@ def test_the_projects_own_spec_is_valid_and_says_what_each_feature_is_for():
     assert len(spec.features) >= 100
     # A large amount of 14 days ago is measured by the 30 days before it.
     assert spec.transactions_reach_us("card") == 44 * 24 * HOUR_US
-    assert spec.transactions_reach_us("merchant") == 30 * 24 * HOUR_US
+    # A fraud reported 14 days ago is measured by the 30 days before that.
+    assert spec.transactions_reach_us("merchant") == 44 * 24 * HOUR_US
     assert spec.transactions_reach_us("transaction") == 0
     assert spec.labels_reach_us("card") == spec.labels_reach_us("merchant") == 30 * 24 * HOUR_US
 
@@ -290,6 +291,10 @@ def test_only_the_features_of_labels_and_of_unlabelled_transactions_reach_for_la
     assert unlabelled.labels_reach_us("card") == unlabelled.transactions_reach_us("card") == 7 * 24 * HOUR_US
     frauds = parse_spec(counted.replace("of: amount", "of: frauds"))
     assert (frauds.labels_reach_us("card"), frauds.transactions_reach_us("card")) == (7 * 24 * HOUR_US, 0)
+    text = counted.replace("of: amount", "of: ordinary_frauds").replace("    columns:\n", LARGE + "    columns:\n")
+    ordinary = parse_spec(text)
+    assert ordinary.labels_reach_us("card") == 7 * 24 * HOUR_US
+    assert ordinary.transactions_reach_us("card") == 37 * 24 * HOUR_US
 
 
 def test_an_unknown_feature_is_refused_with_the_known_names():

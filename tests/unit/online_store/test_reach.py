@@ -1,12 +1,14 @@
 """How far back a store goes: what it may forget, what it must not, and how it says that it is too short."""
 
 import sqlite3
+from dataclasses import replace
 
 import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
 from fraud_pipelines.errors import OnlineStateTooShort
+from fraud_pipelines.features.spec import OF_BASELINE
 from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import Reach
 from tests.stored_events import (
@@ -27,12 +29,14 @@ REACH = Reach.of(SPEC)
 
 
 def test_the_reach_is_that_of_the_features():
-    assert (SPEC.transactions_reach_us("card"), SPEC.transactions_reach_us("merchant")) == (44 * DAY_US, 30 * DAY_US)
+    assert (SPEC.transactions_reach_us("card"), SPEC.transactions_reach_us("merchant")) == (44 * DAY_US, 44 * DAY_US)
     assert Reach(44 * DAY_US, 30 * DAY_US) == REACH
     assert Reach(7 * DAY_US, 7 * DAY_US) == Reach.of(SHORT_SPEC)
 
 
-def test_a_card_is_read_as_far_back_as_its_features_see_and_a_merchant_less_far(store):
+def test_a_card_is_read_as_far_back_as_its_features_see_and_a_merchant_less_far(url):
+    unmeasured = tuple(f for f in SPEC.features if not (f.entity == "merchant" and f.of in OF_BASELINE))
+    store = open_online_store(url, spec=replace(SPEC, features=unmeasured))
     for entity, reach_us in (("card", 44 * DAY_US), ("merchant", 30 * DAY_US)):
         for shift in (0, 1):
             store.record_transaction(payment(f"{entity} {shift}", NOON_US - reach_us + shift))
@@ -43,6 +47,7 @@ def test_a_card_is_read_as_far_back_as_its_features_see_and_a_merchant_less_far(
     assert ids(history.merchant) == ["merchant 1"]
     assert [id_ for _, id_, _, _ in history.card.labels] == ["1"]
     assert [id_ for _, id_, _, _ in history.merchant.labels] == ["1"]
+    store.close()
 
 
 def test_state_per_card_and_merchant_is_bounded(store):
