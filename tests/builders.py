@@ -54,9 +54,9 @@ def fill_warehouse(
 ) -> None:
     """Write payments, labels, and features that are 0 but for the first one, which is the amount in minor units."""
     transactions, arrivals = pd.DataFrame(list(payments)), pd.DataFrame(list(labels))
-    features = transactions[["transaction_id", "event_time", "card_id", "merchant_id"]].assign(
-        **dict.fromkeys(spec.names, 0.0) | {spec.names[0]: transactions["amount_minor"].astype(float)}
-    )
+    features = pd.DataFrame(0.0, index=transactions.index, columns=list(spec.names))
+    features[spec.names[0]] = transactions["amount_minor"].astype(float)
+    features = pd.concat([transactions[["transaction_id", "event_time", "card_id", "merchant_id"]], features], axis=1)
     with warehouse.session() as session:
         session.upsert(tables.TRANSACTIONS, in_microseconds(transactions))
         session.upsert(tables.LABELS, in_microseconds(arrivals))

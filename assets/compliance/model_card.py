@@ -54,6 +54,8 @@ def model_card(
         root=documents.open(),
         suffix=".md",
     )
+    markdown = render_markdown(composed.document)
+    registry.open().describe(composed.facts.model_version, markdown)
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(documents.open() / report.path)),
@@ -62,7 +64,7 @@ def model_card(
             "model_version": composed.facts.model_version,
             "as_of": composed.facts.as_of.isoformat(),
             "sha256": report.sha256,
-            "card": dg.MetadataValue.md(render_markdown(composed.document)),
+            "card": dg.MetadataValue.md(markdown),
             "data_hash": composed.document.identity.content_hash,
         }
     )

@@ -14,6 +14,7 @@ from fraud_pipelines.models.plots import precision_recall_figure, roc_figure
 from fraud_pipelines.models.registry import CHALLENGER
 from fraud_pipelines.models.splits import TEST
 from fraud_pipelines.models.training_set import read_training_set
+from fraud_pipelines.models.version_card import summary, version_card
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.resources import LedgerResource, RegistryResource, WarehouseResource
 
@@ -89,6 +90,7 @@ def evaluation(
             "shap.png": summaries[version].figure,
         },
     )
+    models.describe(version, version_card(bundle, version, judged, baselines), summary=summary(bundle, ours))
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": ours.rows,

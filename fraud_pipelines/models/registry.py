@@ -27,6 +27,7 @@ DESCRIPTION = "Fraud probability of one card transaction. The ledger says who pr
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE_PATH = "bundle"
 DIGEST_TAG = "bundle_digest"
+CARD = "model_card.md"
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 
 
@@ -184,6 +185,19 @@ class Registry:
                 names += [str(run.info.run_name) for run in found]
                 token = found.token or ""
         return sorted(names)
+
+    def describe(self, version: str, card: str, *, summary: str | None = None) -> None:
+        """Keep the model card of a version, Markdown, with its run; `summary` is one line for lists of versions."""
+        with self._reaching():
+            run_id = self.version(version).run_id
+            folder = self._present_folder(run_id, self._client.get_run(run_id).info.artifact_uri)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / CARD).write_text(card)
+            else:
+                self._client.log_text(run_id, card, CARD)
+            if summary is not None:
+                self._client.update_model_version(MODEL_NAME, version, description=f"{summary}. See {CARD} of its run.")
 
     # Aliases
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import mlflow
 import numpy as np
 import pytest
 
@@ -373,11 +374,31 @@ def champion_bundle(trained):
     )
 
 
+def test_what_was_judged_is_in_the_versions_card(trained):
+    world, made = trained
+    version = made["candidate"]["model_version"]
+    models, client = world.registry.open(), mlflow.MlflowClient(world.registry.url, world.registry.url)
+    card = mlflow.artifacts.load_text(
+        f"{client.get_run(models.version(version).run_id).info.artifact_uri}/model_card.md"
+    )
+    assert f"# Version {version}: xgboost" in card
+    average_precision = f"{made['evaluation']['average_precision']:.4f}"
+    assert f"| average_precision | {average_precision} (" in card
+    for baseline in ("single tree", "logistic regression", "xgboost", "autoencoder"):
+        assert f"| {baseline} " in card
+    assert "xgboost, trained on " in client.get_model_version("fraud-scorer", version).description
+
+
 def test_a_backtest_of_the_test_days_is_the_evaluation_on_record(champion_bundle):
     warehouse, version, bundle = champion_bundle
     found = backtest(warehouse, bundle, since=SINCE, until=UNTIL)
     with warehouse.session() as session:
         recorded = read_evaluation(session, version, UNTIL + timedelta(days=2))
+        baselines = {name: read_evaluation(session, name, UNTIL + timedelta(days=2)) for name in found.baselines}
+    assert set(baselines) == {"single_tree", "logistic_regression", "xgboost", "autoencoder"}
+    for name, baseline in baselines.items():
+        ranking = {metric: baseline.metrics[metric] for metric in ("average_precision", "roc_auc", "cost_per_1000")}
+        assert ranking == pytest.approx({metric: found.baselines[name].metrics[metric] for metric in ranking})
     assert found.evaluation.metrics == pytest.approx(recorded.metrics, nan_ok=True)
     assert found.evaluation.intervals == recorded.intervals
     assert found.evaluation.rows == recorded.rows

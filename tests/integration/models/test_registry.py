@@ -15,7 +15,7 @@ from fraud_pipelines.models.bundle import MANIFEST, Bundle
 from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.plots import importance_figure, roc_figure
 from fraud_pipelines.models.promotion import promote, promote_by_hand, rollback
-from fraud_pipelines.models.registry import CHAMPION, Registry, open_registry
+from fraud_pipelines.models.registry import CHAMPION, MODEL_NAME, Registry, open_registry
 from tests.served_models import tiny_bundle
 
 _seeds = itertools.count(100)
@@ -65,6 +65,20 @@ def test_the_run_holds_parameters_metrics_figures_and_the_bundle(registry, regis
     figures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
     assert figures == {"figures/importance.png", "figures/test_roc.png"}
     assert f"bundle/{MANIFEST}" in {item.path for item in client.list_artifacts(run.info.run_id, "bundle")}
+
+
+def test_a_card_is_kept_with_the_version_and_replaced_by_the_next(registry, registry_urls, new_version, tmp_path):
+    import mlflow
+
+    _, version = new_version()
+    registry.describe(version, "# First", summary="xgboost, average precision 0.7123")
+    registry.describe(version, "# Second")
+    client = mlflow.MlflowClient(tracking_uri=registry_urls[0], registry_uri=registry_urls[0])
+    found = client.get_model_version(MODEL_NAME, version)
+    assert found.description == "xgboost, average precision 0.7123. See model_card.md of its run."
+    assert Path(client.download_artifacts(found.run_id, "model_card.md", str(tmp_path))).read_text() == "# Second"
+    with pytest.raises(UnknownVersion):
+        registry.describe("99999", "# None")
 
 
 def test_registering_the_same_bundle_again_is_the_same_version(registry, new_version, tmp_path):
