@@ -75,10 +75,21 @@ def members_of(contenders: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(member for name in CONTENDERS if name in contenders for member in CONTENDERS[name]))
 
 
-def fit_isolation(features: np.ndarray, settings: LearnerParameters) -> Isolation:
-    """The isolation forest behind the anomaly score; shape (n, features)."""
+@dataclass(frozen=True)
+class Anomaly:
+    """An isolation forest, and the rows it was fitted on with their anomaly score beside them, shape (n, f + 1)."""
+
+    isolation: Isolation
+    inputs: np.ndarray = field(repr=False)
+
+
+def fit_anomaly(features: np.ndarray, settings: LearnerParameters) -> Anomaly:
+    """What members that read the anomaly score are fitted with. `features` has shape (n, f), as in `fit_member`."""
     forest = fit_isolation_forest(features, settings)
-    return Isolation.of(trees.of_isolation_forest(forest), int(forest.max_samples_))
+    isolation = Isolation.of(trees.of_isolation_forest(forest), int(forest.max_samples_))
+    # The score that the compiled graph gives, to the bit: thresholds learnt on another would split elsewhere.
+    scorer = AdditiveModel(features.shape[1], trees=isolation.trees, isolation=isolation)
+    return Anomaly(isolation, scorer.inputs(features))
 
 
 def fit_member(
@@ -86,20 +97,18 @@ def fit_member(
     features: np.ndarray,
     is_fraud: np.ndarray,
     settings: LearnerParameters,
-    isolation: Isolation | None = None,
+    anomaly: Anomaly | None = None,
 ) -> Member:
     """Fit one member.
 
     Args:
         features: shape (n, f), single precision, missing values as NaN; is_fraud: shape (n,), both kinds present.
-        isolation: of the same rows; for members that read the anomaly score.
+        anomaly: of the same rows; for members that read the anomaly score.
     """
     count = features.shape[1]
-    read = isolation if name.endswith(ON_ANOMALY) else None
-    inputs = features
-    if read is not None:
-        # The score that the compiled graph gives, to the bit: thresholds learnt on another would split elsewhere.
-        inputs = AdditiveModel(count, trees=read.trees, isolation=read).inputs(features)
+    read, inputs = None, features
+    if name.endswith(ON_ANOMALY) and anomaly is not None:
+        read, inputs = anomaly.isolation, anomaly.inputs
     match name.removesuffix(ON_ANOMALY):
         case "single_tree":
             tree = fit_single_tree(inputs, is_fraud, settings)

@@ -122,13 +122,13 @@ def train(
         workers=settings.workers,
     )
     winner = judged.comparison.winner
-    isolation = None
+    anomaly = None
     needed = contenders.members_of([winner, *BASELINES])
     if any(member.endswith(contenders.ON_ANOMALY) for member in needed):
-        isolation = contenders.fit_isolation(features, settings.learner)
+        anomaly = contenders.fit_anomaly(features, settings.learner)
 
     def fit(member: str) -> Member:
-        fitted = contenders.fit_member(member, features, truth, settings.learner, isolation)
+        fitted = contenders.fit_member(member, features, truth, settings.learner, anomaly)
         counter.one_more()
         return fitted
 

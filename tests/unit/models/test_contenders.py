@@ -19,8 +19,8 @@ FRESH, FRESH_TRUTH = learners.rows(1500, seed=21)
 @pytest.fixture(scope="module")
 def members():
     matrix, truth = learners.rows()
-    isolation = contenders.fit_isolation(matrix, QUICK)
-    return {name: fit_member(name, matrix, truth, QUICK, isolation) for name in contenders.members_of(CONTENDERS)}
+    anomaly = contenders.fit_anomaly(matrix, QUICK)
+    return {name: fit_member(name, matrix, truth, QUICK, anomaly) for name in contenders.members_of(CONTENDERS)}
 
 
 @pytest.mark.parametrize("name", [name for names in CONTENDERS.values() for name in names])
