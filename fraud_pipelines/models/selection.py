@@ -77,7 +77,9 @@ def judge(
             anomaly = None
             if any(member.endswith(contenders.ON_ANOMALY) for member in members):
                 anomaly = contenders.fit_anomaly(features[fold.learn], of_a_block)
-            for member, values in zip(members, pool.map(partial(fit, fold, anomaly=anomaly), members), strict=True):
+            # The longest fits stand last in CONTENDERS; begun first, they leave no core idle at the end.
+            order = members[::-1]
+            for member, values in zip(order, pool.map(partial(fit, fold, anomaly=anomaly), order), strict=True):
                 said[member][fold.judge] = values
     log_odds = {
         name: _honest_log_odds(np.column_stack([said[member] for member in CONTENDERS[name]]), rows, folds, label_delay)

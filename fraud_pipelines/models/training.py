@@ -133,8 +133,9 @@ def train(
         return fitted
 
     with ThreadPoolExecutor(settings.workers) as pool:
+        fits = {member: pool.submit(fit, member) for member in needed[::-1]}  # longest first
         autoencoder = pool.submit(fit_autoencoder, features, truth, settings.learner)
-        fitted = dict(zip(needed, pool.map(fit, needed), strict=True))
+        fitted = {member: fits[member].result() for member in needed}
         baselines = {AUTOENCODER: autoencoder.result()}
     counter.finish()
     for name in BASELINES:
