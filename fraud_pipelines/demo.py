@@ -22,7 +22,7 @@ SCORED_DAYS = 42
 OTHER_DAYS = 14 + 7 + 7 + 7
 # Enough to see what a tuning does, too few to find much; and the training days it needs, of which two weeks lie before
 # the last block and its label delay.
-TRIALS, TUNING_DAYS = 3, 28
+TRIALS, TUNING_DAYS = 2, 28
 
 
 def run_demo(settings: Settings, *, days: int, port: int) -> None:
