@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import code_version
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.contenders import CONTENDERS
@@ -58,11 +57,7 @@ def candidate(
     """
     store, spec = warehouse.open(), load_spec()
     rows = read_training_set(store)
-    if rows.spec_hash != spec.hash:
-        raise ContractBroken(
-            f"models.training_set was built with feature spec {rows.spec_hash[:12]}, the spec now is {spec.hash[:12]}. "
-            "Run: fraud train (it builds the training set again)"
-        )
+    rows.require_spec(spec, command="fraud train")
     with store.session() as session:
         tuned = read_tuned_parameters(session, spec.hash, as_of=rows.split.as_of)
     given = {"trees": config.trees, "forest_trees": config.forest_trees, "seed": config.seed}

@@ -6,7 +6,6 @@ import dagster as dg
 from pydantic import Field
 
 from fraud_pipelines import limits, tables
-from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.evidence import code_version, hash_rows
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models.members import LearnerParameters
@@ -57,11 +56,7 @@ def tuning(
     """
     store, spec = warehouse.open(), load_spec()
     rows = read_training_set(store)
-    if rows.spec_hash != spec.hash:
-        raise ContractBroken(
-            f"models.training_set was built with feature spec {rows.spec_hash[:12]}, the spec now is {spec.hash[:12]}. "
-            "Run: fraud tune (it builds the training set again)"
-        )
+    rows.require_spec(spec, command="fraud tune")
     with store.session() as session:
         # Not its own moment's: running it again starts from the same base.
         before = rows.split.as_of - timedelta(microseconds=1)

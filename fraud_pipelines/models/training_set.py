@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fraud_pipelines import tables
-from fraud_pipelines.errors import EmptySample, MissingPartition
+from fraud_pipelines.errors import ContractBroken, EmptySample, MissingPartition
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.models.splits import PARTS, TEST, TRAIN, VALIDATION, TimeSplit, parse_as_of
@@ -43,6 +43,20 @@ class TrainingSet:
     spec_hash: str
     data_hash: str
     unlabelled: dict[str, int]
+
+    def require_spec(self, spec: FeatureSpec, *, command: str) -> None:
+        """Refuse rows whose features are of another spec.
+
+        Args:
+            command: builds them again.
+        Raises:
+            ContractBroken: the hashes differ.
+        """
+        if self.spec_hash != spec.hash:
+            raise ContractBroken(
+                f"{tables.TRAINING_SET} was built with feature spec {self.spec_hash[:12]}, the spec now is "
+                f"{spec.hash[:12]}. Run: {command} (it builds the training set again)"
+            )
 
     def part(self, *names: str) -> pd.DataFrame:
         """Rows of the parts named."""
