@@ -113,7 +113,7 @@ EVALUATIONS = Table(
     "One row per model version, evaluation moment and metric.",
     key=("model_version", "as_of", "metric"),
     columns={
-        "model_version": _required(TEXT, "Registry version, or the name of a baseline."),
+        "model_version": _required(TEXT, "Registry version, or version/name of one of its baselines."),
         "as_of": _required(TIMESTAMP, "Moment of the evaluation: only labels known by then count."),
         "metric": _required(TEXT, "Name of the metric."),
         "value": Column(DOUBLE, "Its value; null where it is undefined on this sample."),
@@ -179,6 +179,7 @@ TUNED_PARAMETERS = Table(
         "tuning_id": _required(TEXT, "Hash of the rows, the base, the search space, the seed and the budget."),
         "sequence": _required(BIGINT, "Order in which tunings ended, from 1; one that is run again gets a new number."),
         "as_of": _required(TIMESTAMP, "Moment of the training set; nothing known later was used."),
+        "known_by": _required(TIMESTAMP, "Moment by which every row and label that had a say was known."),
         "data_hash": _required(TEXT, "Hash of the training set."),
         "spec_hash": _required(TEXT, "Hash of the feature spec."),
         "seed": _required(BIGINT, "Seed of the proposals."),

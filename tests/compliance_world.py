@@ -259,7 +259,13 @@ def _evaluations() -> pd.DataFrame:
             "since": datetime(2026, 3, 11),
             "until": datetime(2026, 3, 25),
         }
-        for version, factor in (("3", 1.0), ("1", 0.96), ("single_tree", 0.9), ("autoencoder", 0.2))
+        for version, factor in (
+            ("3", 1.0),
+            ("1", 0.96),
+            ("3/single_tree", 0.9),
+            ("3/autoencoder", 0.2),
+            ("1/xgboost", 0.5),
+        )
         for metric, value in values.items()
     ]
     return pd.DataFrame(rows).astype({"as_of": "datetime64[us]", "since": "datetime64[us]", "until": "datetime64[us]"})

@@ -59,7 +59,7 @@ def candidate(
     rows = read_training_set(store)
     rows.require_spec(spec, command="fraud train")
     with store.session() as session:
-        tuned = read_tuned_parameters(session, spec.hash, as_of=rows.split.as_of)
+        tuned = read_tuned_parameters(session, spec.hash, as_of=rows.split.as_of, known_by=rows.split.test_since)
     given = {"trees": config.trees, "forest_trees": config.forest_trees, "seed": config.seed}
     learner = replace(
         tuned or LearnerParameters(), **{name: value for name, value in given.items() if value is not None}

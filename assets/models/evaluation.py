@@ -69,7 +69,7 @@ def evaluation(
             moment = pd.Timestamp(split.as_of).as_unit("us")
             session.upsert(tables.ATTRIBUTIONS, summaries[name].table(name).assign(as_of=moment))
         for name, result in baselines.items():
-            session.upsert(tables.EVALUATIONS, result.table(name))
+            session.upsert(tables.EVALUATIONS, result.table(f"{version}/{name}"))
     models.annotate(
         version,
         metrics={f"test_{name}": value for name, value in ours.metrics.items()},

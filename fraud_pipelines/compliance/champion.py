@@ -11,7 +11,7 @@ from fraud_pipelines.compliance.facts import ModelFacts, ReportFacts, gather_fac
 from fraud_pipelines.compliance.known import champion_of, known_promotions
 from fraud_pipelines.errors import MissingPartition, NoChampion
 from fraud_pipelines.evidence import Evidence
-from fraud_pipelines.models.splits import parse_as_of
+from fraud_pipelines.models.splits import TRAIN, VALIDATION, parse_as_of
 from fraud_pipelines.warehouse.interface import Session, Warehouse
 
 if TYPE_CHECKING:
@@ -64,13 +64,19 @@ def model_facts(bundle: "Bundle", version: str) -> ModelFacts:
         block_threshold=bundle.thresholds.block,
         trained_since=bundle.split.train_since,
         trained_until=bundle.split.train_until,
-        training_rows=bundle.row_counts.get("train_rows"),
-        training_frauds=bundle.row_counts.get("train_frauds"),
+        training_rows=_learnt_from(bundle, "rows"),
+        training_frauds=_learnt_from(bundle, "frauds"),
         training_data_hash=bundle.data_hash,
         policy=bundle.policy,
         contender=bundle.contender,
         comparison=bundle.comparison,
     )
+
+
+def _learnt_from(bundle: "Bundle", kind: str) -> int | None:
+    """The last fit sees the validation days, too."""
+    counts = [bundle.row_counts.get(f"{part}_{kind}") for part in (TRAIN, VALIDATION)]
+    return sum(count for count in counts if count is not None) if any(count is not None for count in counts) else None
 
 
 def moment_of(session: Session, as_of: str | None) -> datetime:

@@ -75,7 +75,7 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
     yield from _choice(facts)
     judged = [name for name in dict.fromkeys(group.rows["model_version"]) if name != facts.model_version]
     others = [name for name in judged if name.isdecimal()][:3]
-    baselines = [name for name in judged if not name.isdecimal()]
+    baselines = [name for name in judged if name.startswith(f"{facts.model_version}/")]
     columns = [facts.model_version, *others]
     rows: Rows = tuple(
         (
@@ -112,7 +112,7 @@ def performance(facts: ReportFacts) -> Iterator[Block]:
         yield from grid_or_missing(
             group,
             "Baselines of the same training rows, on the same test rows",
-            ("Metric", *(group.fact("Baseline", model_words(name), "text") for name in baselines)),
+            ("Metric", *(group.fact("Baseline", model_words(name.partition("/")[2]), "text") for name in baselines)),
             tuple(
                 (
                     group.fact("Metric", METRIC_WORDS.get(metric, metric), "text"),

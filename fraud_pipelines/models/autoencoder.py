@@ -54,8 +54,9 @@ def fit_autoencoder(features: np.ndarray, is_fraud: np.ndarray, settings: Learne
     sample = np.sort(np.concatenate([np.flatnonzero(is_fraud), chosen]))
     said = Compiled(_graph(network, constants, 1.0, 0.0), features.shape[1]).run("log_odds", features[sample])
     weights = fit_weights(said[:, None], is_fraud[sample])
-    if weights is None:
-        return _graph(network, constants, 1.0, 0.0)
+    if weights is None:  # too few frauds: around the fraud share
+        log_share = float(np.log(max(is_fraud.sum(), 1) / len(genuine)))
+        return _graph(network, constants, 1.0, log_share - float(said.mean()))
     # The sample holds every fraud but few genuine rows; what that adds to the log-odds is known.
     intercept = weights.intercept - float(np.log(len(genuine) / len(chosen)))
     return _graph(network, constants, weights.weights[0], intercept)

@@ -2,7 +2,7 @@
 
     manifest.json           format number and SHA-256 of every other file
     model.onnx              the whole model: features to log-odds and probability (see additive_model.py)
-    boosted_trees.ubj       its booster, where it has one, in XGBoost's own format: the second route to the same score
+    boosted_trees.ubj       its boosted trees, where it has any, in XGBoost's own format: for whoever works with XGBoost
     model.json              what the model is: features, members and their weights, thresholds and what they were chosen
                             with, how it won, windows, hashes, metrics, environment
     feature_spec.yml        the feature spec it was trained with

@@ -77,10 +77,14 @@ def members_of(contenders: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Anomaly:
-    """An isolation forest, and the rows it was fitted on with their anomaly score beside them, shape (n, f + 1)."""
+    """An isolation forest, and the rows it was fitted on with their anomaly score beside them, shape (n, f + 1).
+
+    `native` gives the score of features as scikit-learn computes it.
+    """
 
     isolation: Isolation
     inputs: np.ndarray = field(repr=False)
+    native: Callable[[np.ndarray], np.ndarray] = field(repr=False)
 
 
 def fit_anomaly(features: np.ndarray, settings: LearnerParameters) -> Anomaly:
@@ -89,7 +93,7 @@ def fit_anomaly(features: np.ndarray, settings: LearnerParameters) -> Anomaly:
     isolation = Isolation.of(trees.of_isolation_forest(forest), int(forest.max_samples_))
     # The score that the compiled graph gives, to the bit: thresholds learnt on another would split elsewhere.
     scorer = AdditiveModel(features.shape[1], trees=isolation.trees, isolation=isolation)
-    return Anomaly(isolation, scorer.inputs(features))
+    return Anomaly(isolation, scorer.inputs(features), lambda rows: -forest.score_samples(rows))
 
 
 def fit_member(
@@ -168,6 +172,11 @@ def fit_weights(said: np.ndarray, is_fraud: np.ndarray) -> Weights | None:
     return Weights(tuple(map(float, weights)), float(found.x[-1] - weights @ center))
 
 
+def unweighed(settings: LearnerParameters) -> Weights:
+    """One member that says log-odds as it is, less what a weight on frauds added to them."""
+    return Weights((1.0,), -float(np.log(settings.fraud_weight)))
+
+
 def assembled(members: Sequence[Member], weights: Weights) -> AdditiveModel:
     """The contender as one model: the weighted sum of its members."""
     return weighted_sum(
@@ -175,10 +184,6 @@ def assembled(members: Sequence[Member], weights: Weights) -> AdditiveModel:
     )
 
 
-def native_log_odds(
-    members: Sequence[Member], weights: Weights, model: AdditiveModel, features: np.ndarray
-) -> np.ndarray:
+def native_log_odds(members: Sequence[Member], weights: Weights, features: np.ndarray) -> np.ndarray:
     """Log-odds as the libraries that fitted the members give them; shape (n,). What the compiled model is held to."""
-    inputs = model.inputs(features)
-    said = [member.native(inputs[:, : member.model.input_count]) for member in members]
-    return weights.of(np.column_stack(said))
+    return weights.of(np.column_stack([member.native(member.model.inputs(features)) for member in members]))

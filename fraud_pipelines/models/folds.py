@@ -25,8 +25,9 @@ BLOCKS = 5
 class Fold:
     """One block [since, until): positions among `learning_rows` to learn from and to judge on, both ascending.
 
-    What is learnt from is at least the label delay older than the block, with a label that was known when it began. Of
-    the block, cards already known as compromised on their day are left out, as in evaluation.
+    What is learnt from is at least the label delay older than the block, with a label that was known when it began; but
+    for a validation window with too little before it (see `time_folds`). Of the block, cards already known as
+    compromised on their day are left out, as in evaluation.
     """
 
     since: datetime

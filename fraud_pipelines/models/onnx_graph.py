@@ -59,7 +59,7 @@ class Compiled:
         Args:
             features: shape (n, feature_count), missing values as NaN.
         Raises:
-            ContractBroken: the matrix has another shape.
+            ContractBroken: the matrix has another shape, or a value is infinite.
             BundleCorrupt: the bytes are no ONNX model.
         """
         values = np.ascontiguousarray(features, dtype=np.float32)
@@ -69,6 +69,11 @@ class Compiled:
             )
         if len(values) == 0:
             return np.empty(0)
+        if np.isinf(values).any():
+            row, column = np.argwhere(np.isinf(values))[0]
+            raise ContractBroken(
+                f"The model expects finite or missing features, found {values[row, column]} in {column}."
+            )
         return self._session.run([output], {"features": values})[0][:, 0].astype(np.float64)
 
 
@@ -169,6 +174,8 @@ def from_onnx(onnx_bytes: bytes) -> "AdditiveModel":
 
     try:
         graph = onnx.load_from_string(onnx_bytes).graph
+        if any(item.data_location == onnx.TensorProto.EXTERNAL for item in graph.initializer):
+            raise ValueError("it reads another file")
         values = {item.name: onnx.numpy_helper.to_array(item).ravel() for item in graph.initializer}
         nodes = {node.name: node for node in graph.node if node.name}
         features = graph.input[0].type.tensor_type.shape.dim[1].dim_value
@@ -176,15 +183,15 @@ def from_onnx(onnx_bytes: bytes) -> "AdditiveModel":
         model = AdditiveModel(
             feature_count=features,
             intercept=float(values["intercept"][0]),
-            trees=_trees_of(nodes[_TREES]) if _TREES in nodes else None,
+            trees=_trees_of(nodes[_TREES], inputs) if _TREES in nodes else None,
             linear=Linear(**{name: values[name][:inputs] for name in _LINEAR}) if "weight" in values else None,
             isolation=(
-                Isolation(_trees_of(nodes[_ISOLATION]), -np.log(2) / float(values["depth_to_exponent"][0]))
+                Isolation(_trees_of(nodes[_ISOLATION], features), -np.log(2) / float(values["depth_to_exponent"][0]))
                 if _ISOLATION in nodes
                 else None
             ),
         )
-    except (DecodeError, KeyError, IndexError, ValueError) as error:
+    except (DecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise BundleCorrupt(
             f"The ONNX file is not a model of this project: {type(error).__name__} {error}. Train it again: fraud train"
         ) from error
@@ -225,7 +232,8 @@ def _tree_node(trees: Trees, name: str, source: str, result: str) -> "onnx.NodeP
     )
 
 
-def _trees_of(node: "onnx.NodeProto") -> Trees:
+def _trees_of(node: "onnx.NodeProto", inputs: int) -> Trees:
+    """The trees of a node that reads so many inputs; ValueError where an array cannot be one of trees."""
     from onnx import helper
 
     found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -235,7 +243,7 @@ def _trees_of(node: "onnx.NodeProto") -> Trees:
     leaf = np.array([mode == b"LEAF" for mode in found["nodes_modes"]])
     value = np.zeros(len(tree), dtype=np.float32)
     value[leaf] = found["target_weights"]
-    return Trees(
+    trees = Trees(
         roots=roots.astype(np.int32),
         left=np.where(leaf, LEAF, first + np.array(found["nodes_truenodeids"])).astype(np.int32),
         right=np.where(leaf, LEAF, first + np.array(found["nodes_falsenodeids"])).astype(np.int32),
@@ -245,3 +253,12 @@ def _trees_of(node: "onnx.NodeProto") -> Trees:
         value=value,
         cover=np.array(found["nodes_hitrates"], dtype=np.float32),
     )
+    # Compiled code follows these without looking: a child lies behind its parent in the same tree, an input exists.
+    here = np.arange(len(tree))[~leaf]
+    last = np.append(roots[1:], len(tree))[tree][~leaf]
+    for child in (trees.left[~leaf], trees.right[~leaf]):
+        if ((child <= here) | (child >= last)).any():
+            raise ValueError("a node of a tree leads out of it")
+    if ((trees.feature < 0) | (trees.feature >= inputs)).any() or not (trees.cover[~leaf] > 0).all():
+        raise ValueError(f"a node asks for none of the {inputs} inputs, or no row ever came by")
+    return trees

@@ -49,7 +49,7 @@ def judge(
     """Fit the members for each block, weigh them, compare the contenders.
 
     Args:
-        rows: columns event_time, is_fraud; shape (n, ...). features: shape (n, f).
+        rows: columns event_time, is_fraud, label_known_at; shape (n, ...). features: shape (n, f).
         folds: as `time_folds`, oldest first.
         names: who competes.
         report: called after each fit.
@@ -81,19 +81,18 @@ def judge(
             order = members[::-1]
             for member, values in zip(order, pool.map(partial(fit, fold, anomaly=anomaly), order), strict=True):
                 said[member][fold.judge] = values
-    log_odds = {
-        name: _honest_log_odds(np.column_stack([said[member] for member in CONTENDERS[name]]), rows, folds, label_delay)
-        for name in names
-    }
     everything = np.concatenate([fold.judge for fold in folds]) if folds else np.empty(0, dtype=int)
-    weights = {}
+    weights: dict[str, Weights] = {}
+    log_odds = {}
     for name in names:
-        of_members = np.column_stack([said[member] for member in CONTENDERS[name]])[everything]
-        found = fit_weights(of_members, truth[everything])
+        of_members = np.column_stack([said[member] for member in CONTENDERS[name]])
+        is_alone = of_members.shape[1] == 1
+        found = fit_weights(of_members[everything], truth[everything])
+        if found is None and is_alone:
+            found = contenders.unweighed(settings)
         if found is not None:
             weights[name] = found
-        elif of_members.shape[1] == 1:
-            weights[name] = Weights((1.0,), 0.0)
+        log_odds[name] = _honest_log_odds(of_members, rows, folds, label_delay, otherwise=found if is_alone else None)
     if not weights:
         raise EmptySample(
             f"None of {list(names)} can be weighed: the days before {rows['event_time'].max():%Y-%m-%d} hold too few "
@@ -104,10 +103,13 @@ def judge(
     return Judged(compare(rows, log_odds, possible=tuple(weights)), log_odds, weights)
 
 
-def _honest_log_odds(said: np.ndarray, rows: pd.DataFrame, folds: Sequence[Fold], label_delay: timedelta) -> np.ndarray:
+def _honest_log_odds(
+    said: np.ndarray, rows: pd.DataFrame, folds: Sequence[Fold], label_delay: timedelta, *, otherwise: Weights | None
+) -> np.ndarray:
     """Log-odds block by block, with weights from the blocks whose labels were known when it began; shape (n,).
 
-    NaN where that was too little to place the weights of several members; one member then counts as it is.
+    Where that was too little to place them: NaN, or the weights `otherwise`. One member gets those of all blocks: they
+    cannot change the order within a block, and thresholds are then on the scale of the model that is registered.
     """
     truth, known_at = rows["is_fraud"].to_numpy(bool), rows["label_known_at"]
     found = np.full(len(rows), np.nan)
@@ -116,8 +118,7 @@ def _honest_log_odds(said: np.ndarray, rows: pd.DataFrame, folds: Sequence[Fold]
         learn = np.concatenate(earlier) if earlier else np.empty(0, dtype=int)
         learn = learn[(known_at.iloc[learn] <= fold.since).to_numpy()]
         weights = fit_weights(said[learn], truth[learn]) if len(learn) else None
-        if weights is None and said.shape[1] == 1:
-            weights = Weights((1.0,), 0.0)
+        weights = weights or otherwise
         if weights is not None:
             found[fold.judge] = weights.of(said[fold.judge])
     return found

@@ -72,7 +72,7 @@ class TrainingParameters:
     def of_the_fit(self) -> dict[str, Any]:
         """The plain values; costs and capacity are kept with the thresholds they lead to."""
         unchanging = {name: value for name, value in self.learner.as_dict().items() if name != "threads"}
-        return {**unchanging, "contenders": ", ".join(self.contenders)}
+        return {**unchanging, "contenders": ", ".join(name for name in CONTENDERS if name in self.contenders)}
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,17 @@ def train(
         baselines = {AUTOENCODER: autoencoder.result()}
     counter.finish()
     for name in BASELINES:
-        weights = judged.weights.get(name, Weights((1.0,), 0.0))
+        weights = judged.weights.get(name) or contenders.unweighed(settings.learner)
         baselines[name] = contenders.assembled([fitted[member] for member in CONTENDERS[name]], weights).onnx_bytes
     members, weights = [fitted[member] for member in CONTENDERS[winner]], judged.weights[winner]
     model = contenders.assembled(members, weights)
     sample = np.sort(np.random.default_rng(settings.learner.seed).permutation(len(rows))[:MOST_REFERENCE_ROWS])
     require_agreement(members, weights, model, features[sample])
+    if anomaly is not None:
+        require_same_anomaly_score(anomaly, features[sample])
     validation = _validation(training_set, rows, folds, judged.log_odds[winner], settings)
-    boosters = [member.booster_bytes for member in members if member.booster_bytes is not None]
+    counted = [member for member, weight in zip(members, weights.weights, strict=True) if weight > 0]
+    boosters = [member.booster_bytes for member in counted if member.booster_bytes is not None]
     bundle = Bundle(
         model=model,
         contender=winner,
@@ -182,11 +185,20 @@ def require_agreement(members: list[Member], weights: Weights, model: AdditiveMo
     Raises:
         ContractBroken: the log-odds differ by more than limits.LARGEST_COMPILED_DIFFERENCE somewhere.
     """
-    native = contenders.native_log_odds(members, weights, model, features)
-    worst = float(np.max(np.abs(native - model.margin(features)), initial=0.0))
+    _require_equal(contenders.native_log_odds(members, weights, features), model.margin(features), "log-odds")
+
+
+def require_same_anomaly_score(anomaly: contenders.Anomaly, features: np.ndarray) -> None:
+    """Refuse an isolation forest whose compiled score is not scikit-learn's; arguments and errors as above."""
+    scorer = AdditiveModel(features.shape[1], trees=anomaly.isolation.trees, isolation=anomaly.isolation)
+    _require_equal(anomaly.native(features), scorer.inputs(features)[:, -1], "anomaly score")
+
+
+def _require_equal(native: np.ndarray, compiled: np.ndarray, what: str) -> None:
+    worst = float(np.max(np.abs(native - compiled), initial=0.0))
     if not worst <= limits.LARGEST_COMPILED_DIFFERENCE:
         raise ContractBroken(
-            f"The compiled model and the libraries that fitted it differ by {worst:.2g} in log-odds, expected at most "
+            f"The compiled model and the libraries that fitted it differ by {worst:.2g} in {what}, expected at most "
             f"{limits.LARGEST_COMPILED_DIFFERENCE:.0e} (fraud_pipelines/limits.py). Nothing was registered; the "
             "versions installed may not be those of uv.lock: fraud doctor"
         )

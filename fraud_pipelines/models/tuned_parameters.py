@@ -40,6 +40,7 @@ def write_tuning(session: Session, tuning: Tuning, *, mlflow_run_id: str, code_v
         "tuning_id": tuning.tuning_id,
         "sequence": int(ended["last"][0]) + 1,
         "as_of": pd.Timestamp(tuning.as_of).as_unit("us"),
+        "known_by": pd.Timestamp(tuning.known_by).as_unit("us"),
         "data_hash": tuning.data_hash,
         "spec_hash": tuning.spec_hash,
         "seed": tuning.seed,
@@ -66,23 +67,27 @@ def write_tuning(session: Session, tuning: Tuning, *, mlflow_run_id: str, code_v
 
 
 def read_tuned_parameters(
-    session: Session, spec_hash: str, *, as_of: datetime | None = None
+    session: Session, spec_hash: str, *, as_of: datetime | None = None, known_by: datetime | None = None
 ) -> LearnerParameters | None:
     """What the latest tuning chose for this feature spec; None where none was tuned for it.
 
     Args:
         as_of: only tunings of this moment or earlier count, so that a training of a past moment uses nothing found
             later (rule 1); None for all. Latest means the latest moment, and of one moment the tuning run last.
+        known_by: only tunings that no later row or label had a say in count, so that none has seen the test days of
+            who asks; None for all.
         A setting that the code did not have then takes its default.
     Raises:
         ContractBroken: the code no longer has a setting that was tuned.
     """
-    moment = "" if as_of is None else "and as_of <= :as_of"
+    limits_given = {"as_of": as_of, "known_by": known_by}
+    given = {name: moment for name, moment in limits_given.items() if moment is not None}
+    moments = " ".join(f"and {name} <= :{name}" for name in given)
     found = session.query(
-        f"select tuning_id, chosen from {tables.TUNED_PARAMETERS.name} where spec_hash = :spec_hash {moment} "
+        f"select tuning_id, chosen from {tables.TUNED_PARAMETERS.name} where spec_hash = :spec_hash {moments} "
         "order by as_of desc, sequence desc limit 1",
         spec_hash=spec_hash,
-        **({} if as_of is None else {"as_of": as_of}),
+        **given,
     )
     if found.empty:
         return None

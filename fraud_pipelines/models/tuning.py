@@ -99,7 +99,8 @@ class Tuning:
     """Every trial, and what was chosen: the best one, or trial 0 (the base) where its gain may be chance.
 
     `gain` is the relative gain of the best trial's value over the base's, as selected: flattered by having been the
-    best of many. `p_value` is corrected for that; None where it cannot be told (too few days, or no other trial).
+    best of many. `p_value` is corrected for that; None where it cannot be told (too few days, or no other trial). No
+    row or label later than `known_by` had a say.
     """
 
     tuning_id: str
@@ -112,6 +113,7 @@ class Tuning:
     p_value: float | None
     folds: tuple[Fold, ...]
     as_of: datetime
+    known_by: datetime
     data_hash: str
     spec_hash: str
 
@@ -198,6 +200,7 @@ def tune(
         p_value=p_value,
         folds=tuple(blocks.folds),
         as_of=training_set.split.as_of,
+        known_by=training_set.split.test_since,
         data_hash=training_set.data_hash,
         spec_hash=training_set.spec_hash,
     )

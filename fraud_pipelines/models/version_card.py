@@ -18,12 +18,16 @@ def version_card(
         judged: evaluations on the same rows by version, this one among them; baselines: by name.
     """
     split, thresholds, own = bundle.split, bundle.thresholds, judged[version]
+    rows, frauds = (
+        sum(bundle.row_counts.get(f"{part}_{kind}", 0) for part in ("train", "validation"))
+        for kind in ("rows", "frauds")
+    )
     weights = ", ".join(f"{name} {weight:.4g}" for name, weight in bundle.weights.items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in own.excluded.items())
     lines = [
         f"# Version {version}: {bundle.contender.replace('_', ' ')}",
         "Scores payment-card transactions for fraud. Not meant for credit decisions, account closure or pricing.",
-        f"- Learnt from {bundle.row_counts.get('train_rows', 0):,} transactions with "
-        f"{bundle.row_counts.get('train_frauds', 0):,} frauds, {split.train_since:%Y-%m-%d} to "
+        f"- Learnt from {rows:,} transactions with {frauds:,} frauds, {split.train_since:%Y-%m-%d} to "
         f"{split.train_until:%Y-%m-%d} (exclusive), as of {split.as_of:%Y-%m-%d %H:%M} UTC, labels "
         f"{split.label_delay_days} days late\n"
         f"- {len(bundle.feature_names)} features, spec `{bundle.spec_hash[:12]}`; training rows "
@@ -32,7 +36,7 @@ def version_card(
         f"- APPROVE below {thresholds.review:.4f}, BLOCK from {thresholds.block:.4f}, REVIEW between",
         "## On days after its training",
         f"{own.rows:,} transactions with {own.fraud_count:,} frauds, {own.since:%Y-%m-%d} to {own.until:%Y-%m-%d} "
-        f"(exclusive); left out: {', '.join(f'{count:,} {reason}' for reason, count in own.excluded.items())}.",
+        f"(exclusive); left out: {left_out or 'none'}.",
         metrics_table({**judged, **baselines}),
     ]
     if bundle.comparison is not None:

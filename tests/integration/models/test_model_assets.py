@@ -394,7 +394,9 @@ def test_a_backtest_of_the_test_days_is_the_evaluation_on_record(champion_bundle
     found = backtest(warehouse, bundle, since=SINCE, until=UNTIL)
     with warehouse.session() as session:
         recorded = read_evaluation(session, version, UNTIL + timedelta(days=2))
-        baselines = {name: read_evaluation(session, name, UNTIL + timedelta(days=2)) for name in found.baselines}
+        baselines = {
+            name: read_evaluation(session, f"{version}/{name}", UNTIL + timedelta(days=2)) for name in found.baselines
+        }
     assert set(baselines) == {"single_tree", "logistic_regression", "xgboost", "autoencoder"}
     for name, baseline in baselines.items():
         ranking = {metric: baseline.metrics[metric] for metric in ("average_precision", "roc_auc", "cost_per_1000")}

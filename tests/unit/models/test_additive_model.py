@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +138,23 @@ def test_what_is_no_model_of_ours_is_refused(stack):
         from_onnx(b"not a model")
     with pytest.raises(BundleCorrupt, match="cannot be run"):
         Compiled(b"not a model", 3).run("log_odds", np.zeros((1, 3)))
+    infinite = FRESH.copy()
+    infinite[3, 2] = np.inf
+    with pytest.raises(ContractBroken, match="finite or missing features, found inf in 2"):
+        stack.margin(infinite)
     with pytest.raises(ContractBroken, match=r"expects a matrix of shape \(n, 9\), found \(2, 3\)"):
         stack.margin(np.zeros((2, 3)))
     assert stack.margin(np.empty((0, learners.FEATURES))).shape == (0,)
+
+
+def test_a_graph_that_reads_another_file_or_leads_out_of_its_arrays_is_refused(stack):
+    outside = onnx.load_from_string(stack.onnx_bytes)
+    outside.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(BundleCorrupt, match="another file"):
+        from_onnx(outside.SerializeToString())
+    for name, value in (("nodes_featureids", 9_999_999), ("nodes_truenodeids", 9_999_999), ("nodes_falsenodeids", 0)):
+        broken = onnx.load_from_string(stack.onnx_bytes)
+        node = next(node for node in broken.graph.node if node.name == "trees")
+        next(item for item in node.attribute if item.name == name).ints[0] = value
+        with pytest.raises(BundleCorrupt, match="a node"):
+            from_onnx(broken.SerializeToString())

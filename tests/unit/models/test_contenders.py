@@ -7,7 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from fraud_pipelines.models import contenders
-from fraud_pipelines.models.contenders import CONTENDERS, Weights, assembled, fit_member, fit_weights, native_log_odds
+from fraud_pipelines.models.contenders import (
+    CONTENDERS,
+    Weights,
+    assembled,
+    fit_member,
+    fit_weights,
+    native_log_odds,
+    unweighed,
+)
 from fraud_pipelines.models.members import LearnerParameters, fit_logistic_regression, sampled
 from fraud_pipelines.models.metrics import calibration_error, roc_auc
 from tests import learners
@@ -37,7 +45,15 @@ def test_an_assembled_contender_agrees_with_its_libraries(members, name):
     chosen = [members[member] for member in CONTENDERS[name]]
     weights = Weights(tuple(np.linspace(0.4, 1.2, len(chosen))), -0.7)
     model = assembled(chosen, weights)
-    np.testing.assert_allclose(model.margin(FRESH), native_log_odds(chosen, weights, model, FRESH), atol=5e-5)
+    np.testing.assert_allclose(model.margin(FRESH), native_log_odds(chosen, weights, FRESH), atol=5e-5)
+
+
+def test_members_that_count_for_nothing_are_left_out_of_model_and_comparison_alike(members):
+    chosen = [members[member] for member in CONTENDERS["stack"]]
+    weights = Weights((0.0, 0.0, 0.8), -0.7)
+    model = assembled(chosen, weights)
+    assert model.isolation is None
+    np.testing.assert_allclose(model.margin(FRESH), native_log_odds(chosen, weights, FRESH), atol=5e-5)
 
 
 def test_weights_mend_a_known_distortion_as_scikit_learn_does():
@@ -86,6 +102,8 @@ def test_a_frauds_weight_shifts_the_odds_by_its_logarithm_and_weighing_takes_it_
     plain, heavy = (fit_member("logistic_regression", matrix, truth, item) for item in (QUICK, weighted))
     shift = float(np.mean(heavy.says(FRESH) - plain.says(FRESH)))
     assert shift == pytest.approx(np.log(8), abs=0.35)
+    # Where there is too little to fit weights on, the logarithm is taken off.
+    assert unweighed(weighted) == Weights((1.0,), -np.log(8))
     weights = fit_weights(heavy.says(FRESH)[:, None], FRESH_TRUTH)
     mean = float(np.mean(1 / (1 + np.exp(-weights.of(heavy.says(FRESH)[:, None])))))
     assert mean == pytest.approx(float(FRESH_TRUTH.mean()), abs=0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,8 @@ def tuned(name: str = "t1", as_of: datetime = datetime(2026, 3, 1), **changes) -
     )
     return Tuning(**{
         "tuning_id": name, "trials": trials, "trials_wanted": 3, "seed": 1, "best": 2, "chosen": 2, "gain": 0.25,
-        "p_value": 0.01, "folds": (None, None), "as_of": as_of, "data_hash": "d" * 64, "spec_hash": SPEC_HASH,
+        "p_value": 0.01, "folds": (None, None), "as_of": as_of,
+        "known_by": as_of - timedelta(days=21), "data_hash": "d" * 64, "spec_hash": SPEC_HASH,
     } | changes)  # fmt: skip
 
 
@@ -93,6 +94,9 @@ def test_the_latest_moment_wins_and_of_one_moment_the_tuning_run_last(duckdb):
         assert read_tuned_parameters(session, SPEC_HASH, as_of=datetime(2026, 3, 19)).trees == 2
         assert read_tuned_parameters(session, SPEC_HASH, as_of=datetime(2026, 3, 20)).trees == 1
         assert read_tuned_parameters(session, SPEC_HASH, as_of=datetime(2026, 3, 9)) is None
+        # Nor one that has seen days on which who asks is judged.
+        assert read_tuned_parameters(session, SPEC_HASH, known_by=datetime(2026, 2, 26)).trees == 2
+        assert read_tuned_parameters(session, SPEC_HASH, known_by=datetime(2026, 2, 16)) is None
     keep(duckdb, choosing(3, 20, "c"))
     with duckdb.session() as session:
         assert read_tuned_parameters(session, SPEC_HASH).trees == 3
