@@ -25,8 +25,8 @@ BLOCKS = 5
 class Fold:
     """One block [since, until): positions among `learning_rows` to learn from and to judge on, both ascending.
 
-    What is learnt from is at least the label delay older than the block, with a label that was known when it began; but
-    for a validation window with too little before it (see `time_folds`). Of the block, cards already known as
+    What is learnt from is at least the label delay older than the block, with a label that was known when it began,
+    unless `keeps_delay` is false (see `time_folds`). Of the block, cards already known as
     compromised on their day are left out, as in evaluation.
     """
 
@@ -34,6 +34,7 @@ class Fold:
     until: datetime
     learn: np.ndarray = field(repr=False)
     judge: np.ndarray = field(repr=False)
+    keeps_delay: bool = True
 
 
 def learning_rows(training_set: TrainingSet) -> pd.DataFrame:
@@ -61,7 +62,7 @@ def time_folds(rows: pd.DataFrame, split: TimeSplit, blocks: int = BLOCKS) -> li
             continue
         fold = _fold(rows, split, since, until)
         if number == 1 and not _can_learn(is_fraud[fold.learn]):
-            fold = replace(fold, learn=np.flatnonzero(rows["event_time"] < since))
+            fold = replace(fold, learn=np.flatnonzero(rows["event_time"] < since), keeps_delay=False)
             least = 1
         if _can_learn(is_fraud[fold.learn], least) and len(fold.judge):
             found.append(fold)

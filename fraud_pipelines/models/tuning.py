@@ -211,7 +211,8 @@ class _Blocks:
 
     def __init__(self, training_set: TrainingSet, spec: FeatureSpec) -> None:
         rows, split = learning_rows(training_set), training_set.split
-        self.folds = time_folds(rows, split)
+        truth = rows["is_fraud"].to_numpy(bool)
+        self.folds = [fold for fold in time_folds(rows, split) if fold.keeps_delay and truth[fold.judge].any()]
         if not self.folds:
             raise EmptySample(
                 f"Training rows {split.train_since:%Y-%m-%d} to {split.train_until:%Y-%m-%d}: no block of "
@@ -220,7 +221,7 @@ class _Blocks:
                 "with more days or with longer blocks"
             )
         self.matrix = to_matrix(rows, spec.names)
-        self.is_fraud = rows["is_fraud"].to_numpy(bool)
+        self.is_fraud = truth
         genuine = int(np.count_nonzero(~self.is_fraud))
         self.balance = genuine / int(np.count_nonzero(self.is_fraud))
         # What a block can learn from at most is what sampling can act on.

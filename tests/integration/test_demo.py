@@ -148,7 +148,7 @@ def test_settings_are_searched_from_the_terminal_as_of_a_past_day(moved):
         f"select as_of, trials_wanted from {tables.TUNED_PARAMETERS.name} order by sequence"
     )
     assert list(zip(found["as_of"], found["trials_wanted"], strict=True)) == [
-        (datetime(2026, 4, 1), 3),  # the demo's own
+        (datetime(2026, 4, 1), 2),  # the demo's own
         (datetime(2026, 3, 18), 2),
     ]
 

@@ -39,6 +39,7 @@ def test_blocks_are_the_last_weeks_before_the_end_of_training_oldest_first(train
 
 def test_what_is_learnt_from_is_old_enough_and_was_known(training_set, rows):
     for fold in time_folds(rows, training_set.split):
+        assert fold.keeps_delay
         learnt, judged = rows.iloc[fold.learn], rows.iloc[fold.judge]
         assert learnt["event_time"].max() < fold.since - WEEK
         assert learnt["label_known_at"].max() <= fold.since
@@ -84,6 +85,7 @@ def test_with_too_few_frauds_only_the_validation_window_is_left_and_learns_from_
     frame.loc[frauds[15:], "is_fraud"] = False
     rows = learning_rows(dataclasses.replace(training_set, frame=frame))
     (fold,) = time_folds(rows, training_set.split)
+    assert not fold.keeps_delay
     assert (fold.since, fold.until) == training_set.split.window(VALIDATION)
     np.testing.assert_array_equal(fold.learn, np.flatnonzero(rows["event_time"] < fold.since))
 

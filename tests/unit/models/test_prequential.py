@@ -14,13 +14,16 @@ from fraud_pipelines.models.splits import TimeSplit
 FIRST = datetime(2018, 8, 8)
 
 
-def week(number: int, **metrics: float | None) -> Week:
+def week(number: int, baselines: dict[str, float] | None = None, **metrics: float | None) -> Week:
     split = TimeSplit(FIRST + timedelta(days=7 * number + 14), test_days=7)
     evaluation = Evaluation(
         metrics=metrics, rows=1, fraud_count=1, since=split.test_since, until=split.test_until, as_of=split.as_of,
         scores=None, excluded={}, precision_recall=[], roc=[],
     )  # fmt: skip
-    return Week(split, bundle=None, evaluation=evaluation, seconds=1.0)
+    others = {
+        name: replace(evaluation, metrics={"average_precision": value}) for name, value in (baselines or {}).items()
+    }
+    return Week(split, bundle=None, evaluation=evaluation, baselines=others, seconds=1.0)
 
 
 def test_a_week_is_judged_on_its_own_days():
@@ -33,6 +36,12 @@ def test_a_week_is_judged_on_its_own_days():
 def test_means_are_plain_and_undefined_where_a_week_is():
     found = mean_metrics([week(0, average_precision=0.6, roc_auc=0.9), week(1, average_precision=0.7, roc_auc=None)])
     assert found == {"average_precision": pytest.approx(0.65), "roc_auc": None}
+
+
+def test_baselines_have_means_of_their_own():
+    weeks = [week(0, {"single_tree": 0.5}, average_precision=0.6), week(1, {"single_tree": 0.6}, average_precision=0.7)]
+    assert mean_metrics(weeks, "single_tree") == {"average_precision": pytest.approx(0.55)}
+    assert mean_metrics(weeks) == {"average_precision": pytest.approx(0.65)}
 
 
 @pytest.mark.parametrize(

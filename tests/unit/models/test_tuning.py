@@ -155,7 +155,7 @@ def test_a_base_that_nothing_beats_is_the_best(training_set, imbalance_alone, mo
 def test_a_weight_on_frauds_is_found_where_it_matters(imbalance_alone):
     """Leaves need a weight of 40, more than the few frauds of a leaf have alone: only heavier frauds can be told."""
     rows = synthetic_training_set(SPEC, rows=4000, signal=2.5, fraud_share=0.04)
-    base = LearnerParameters(trees=15, min_child_weight=40, learning_rate=0.3, colsample_bytree=0.1)
+    base = LearnerParameters(trees=15, min_child_weight=40, learning_rate=0.3, colsample_bytree=0.3)
     found = tune(rows, SPEC, base, trials=8)
     chosen = found.trials[found.chosen]
     assert found.chosen == found.best > 0
