@@ -120,7 +120,7 @@ def tuning_kept_every_trial(warehouse: WarehouseResource, registry: RegistryReso
 
 @dg.asset_check(asset=keys.TUNING, pool="warehouse")
 def tuned_parameters_are_no_worse_than_before(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-    """What training would use now ranks worse than what it used before, or its gain is no more than chance explains.
+    """What the last tuning chose ranks worse than what was used before, or its gain is no more than chance explains.
 
     Judged from the trials on record. The ML engineer runs `fraud tune` again before anything is trained with it.
     """

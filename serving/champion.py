@@ -72,15 +72,15 @@ def load_champion(folder: Path = CHAMPION_FOLDER) -> Loaded:
     champion = Champion(name, version, digest, bundle, engine)
     try:
         _warm_up(champion)
-    except Exception as error:  # whatever a broken booster raises: the rule must decide, and the log must say why
+    except Exception as error:  # whatever a broken model raises: the rule must decide, and the log must say why
         return _fallback(WARM_UP_FAILED, f"{folder}/bundle: the first prediction failed: {error}")
     logger.info("Champion %s version %s, bundle %s", name, version, digest)
     return Loaded(champion)
 
 
 def _warm_up(champion: Champion) -> None:
-    # The first call compiles the features, or loads them compiled; that into XGBoost costs tens of milliseconds. No
-    # caller should pay them.
+    # The first call compiles features and SHAP values, or loads them compiled, and opens the model's session. No caller
+    # should pay for that.
     champion.engine.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
     row = np.full((1, len(champion.bundle.feature_names)), np.nan, dtype=np.float32)
     for _ in range(3):

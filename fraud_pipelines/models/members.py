@@ -55,21 +55,36 @@ class LearnerParameters:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        counts = (
-            "forest_genuine_rows",
-            "trees",
-            "max_depth",
-            "most_genuine_rows",
-            "forest_trees",
-            "forest_depth",
-            "isolation_trees",
-            "threads",
-        )
+        least = {
+            **dict.fromkeys(("trees", "max_depth", "most_genuine_rows", "forest_trees", "forest_depth"), 1),
+            **dict.fromkeys(("forest_genuine_rows", "isolation_trees", "threads"), 1),
+            **dict.fromkeys(("max_bin", "isolation_rows"), 2),
+            "min_child_weight": 0,
+        }
         problems = [
-            f"{name} must be at least 1, found {value}" for name in counts if (value := getattr(self, name)) < 1
+            f"{name} must be at least {bound}, found {value}"
+            for name, bound in least.items()
+            if not (value := getattr(self, name)) >= bound
         ]
-        if not self.fraud_weight > 0:
-            problems.append(f"fraud_weight must be above 0, found {self.fraud_weight}")
+        problems += [
+            f"{name} must be above 0, found {value}"
+            for name in (
+                "fraud_weight",
+                "learning_rate",
+                "subsample",
+                "colsample_bytree",
+                "regularisation",
+                "base_score",
+            )
+            if not (value := getattr(self, name)) > 0
+        ]
+        problems += [
+            f"{name} must be at most 1, found {value}"
+            for name in ("subsample", "colsample_bytree")
+            if (value := getattr(self, name)) > 1
+        ]
+        if self.base_score >= 1:
+            problems.append(f"base_score must be below 1, found {self.base_score}")
         if problems:
             raise SettingInvalid(f"LearnerParameters: {'; '.join(problems)}.")
 

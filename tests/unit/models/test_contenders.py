@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from fraud_pipelines.errors import SettingInvalid
 from fraud_pipelines.models import contenders
 from fraud_pipelines.models.contenders import (
     CONTENDERS,
@@ -130,3 +131,19 @@ def test_sampling_keeps_every_fraud_and_the_weight_of_the_genuine():
     assert len(everything) == 1000
     assert (ones == 1).all()
     assert len(sampled(is_fraud, LearnerParameters(), most_genuine_rows=200)[0]) == 220
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("trees", 0, "trees must be at least 1, found 0"),
+        ("isolation_rows", 1, "isolation_rows must be at least 2, found 1"),
+        ("fraud_weight", 0.0, "fraud_weight must be above 0, found 0.0"),
+        ("subsample", 1.5, "subsample must be at most 1, found 1.5"),
+        ("base_score", 1.0, "base_score must be below 1, found 1.0"),
+        ("regularisation", float("nan"), "regularisation must be above 0, found nan"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(name, value, words):
+    with pytest.raises(SettingInvalid, match=words):
+        LearnerParameters(**{name: value})
