@@ -1,5 +1,6 @@
 """The Dagster UI as an engineer meets it, in a real browser: look at the lineage, run an asset, read a check."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ def ui(demo) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "fraud_pipelines", "ui", "--port", str(port)],
         cwd=ROOT, env=demo.environment, stdout=log, stderr=subprocess.STDOUT,
+        # A group of its own, to be ended whole. Whatever starts the tests in the background ignores SIGINT, and what is
+        # ignored stays so in every process below.
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         wait_for(f"http://127.0.0.1:{port}/server_info", process, demo.home / "ui.log")
@@ -29,9 +33,10 @@ def ui(demo) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
+            process.wait(30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_the_lineage_page_shows_every_stage_and_fetches_nothing_from_elsewhere(page, ui):
