@@ -11,7 +11,7 @@ import pyarrow as pa
 from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import OF_LARGE, FeatureSpec, load_spec
 from fraud_pipelines.online_store import open_online_store
-from fraud_pipelines.online_store.state import from_us, to_us
+from fraud_pipelines.online_store.state import OPTIONAL, from_us, to_us
 
 SPEC = load_spec()
 MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
@@ -22,7 +22,6 @@ SHORT_SPEC = replace(
 NOON = datetime(2026, 6, 1, 12)
 NOON_US = to_us(NOON)
 LATENESS_US = 2 * DAY_US
-OPTIONAL = ("country", "device_id", "category", "merchant_latitude", "merchant_longitude")
 
 
 def payment(
@@ -55,11 +54,11 @@ def tables_of(transactions: Iterable[ScoredTransaction], labels: Iterable[LabelA
                 "card_id": pa.array([t.card_id for t in transactions], pa.string()),
                 "merchant_id": pa.array([t.merchant_id for t in transactions], pa.string()),
                 "amount_minor": pa.array([t.amount_minor for t in transactions], pa.int64()),
-                "country": pa.array([t.country for t in transactions], pa.string()),
-                "device_id": pa.array([t.device_id for t in transactions], pa.string()),
-                "category": pa.array([t.category for t in transactions], pa.string()),
-                "merchant_latitude": pa.array([t.merchant_latitude for t in transactions], place),
-                "merchant_longitude": pa.array([t.merchant_longitude for t in transactions], place),
+                "currency": pa.array([t.currency for t in transactions], pa.string()),
+                **{
+                    name: pa.array([getattr(t, name) for t in transactions], place if "tude" in name else pa.string())
+                    for name in OPTIONAL
+                },
             }
         ),
         pa.table(
@@ -147,7 +146,7 @@ class NaiveStore:
 def card_event(transaction: ScoredTransaction) -> tuple:
     """The transaction as the history of its card has it."""
     t = transaction
-    return (t.event_time_us, t.transaction_id, t.amount_minor, t.merchant_id, *(getattr(t, name) for name in OPTIONAL))
+    return (t.event_time_us, t.transaction_id, t.amount_minor, t.merchant_id, *(getattr(t, name) for name in OPTIONAL[:5]))
 
 
 def record_all(url: str, transactions: Sequence[ScoredTransaction], labels: Sequence[LabelArrival]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from fraud_pipelines.features.online import History, LabelArrival, ScoredTransaction
     from fraud_pipelines.features.spec import FeatureSpec
+    from fraud_pipelines.online_store.following import Entry, Outcome, Position, Snapshot, Wanted
     from fraud_pipelines.online_store.state import Reach
 
 
@@ -33,8 +35,35 @@ class OnlineStore(Protocol):
                 version had filled it with other columns.
         """
 
+    def read(
+        self,
+        since: Position | None,
+        transaction_ids: Sequence[str] = (),
+        cards: Sequence[Wanted] = (),
+        merchants: Sequence[Wanted] = (),
+    ) -> Snapshot:
+        """One consistent snapshot: what happened since a position, decisions there are, histories asked for.
+
+        Args:
+            since: None stands for a process that knows nothing yet: `is_reset`, no changes.
+        Raises:
+            OnlineStateTooShort: see `history`.
+        """
+
+    def append(self, since: Position, entries: Sequence[Entry]) -> Outcome:
+        """Record decided transactions, all in one transaction or none: see Outcome.
+
+        Raises nothing for a transaction that is there already: its first decision stands.
+        """
+
+    def transaction(self, transaction_id: str) -> ScoredTransaction | None:
+        """A transaction the store holds, to be scored by its identifier."""
+
+    def decision(self, transaction_id: str) -> bytes | None:
+        """What `append` recorded for a transaction, while it is kept (DECISIONS_KEPT_US)."""
+
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
-        """Add a transaction. Idempotent by transaction_id: the first one stays, False says it was already there."""
+        """Add a transaction that has no decision. Idempotent by transaction_id: the first one stays, False says it was already there."""
 
     def record_label(self, arrival: LabelArrival) -> bool:
         """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
@@ -47,8 +76,8 @@ class OnlineStore(Protocol):
         on the warehouse's row is the one that counts. What has a time at or after `as_of` stays in any case.
 
         Args:
-            transactions: transaction_id, event_time, card_id, merchant_id, amount_minor; and, where null is a value,
-                country, device_id, category, merchant_latitude, merchant_longitude. Others are ignored.
+            transactions: transaction_id, event_time, card_id, merchant_id, amount_minor, currency; and, where null is
+                a value, the columns of state.OPTIONAL. Others are ignored.
             labels: transaction_id, event_time, known_at, is_fraud, and of its transaction amount_minor, card_id,
                 merchant_id.
             as_of: naive UTC, exclusive: events of that moment and later, and rows older than any window, are left out.

@@ -28,7 +28,9 @@ create table if not exists online_store.transactions (
     card_id text collate "C" not null, event_time_us bigint not null,
     transaction_id text collate "C" primary key, amount_minor bigint not null, merchant_id text collate "C" not null,
     country text, device_id text, category text,
-    merchant_latitude double precision, merchant_longitude double precision, from_warehouse smallint not null);
+    merchant_latitude double precision, merchant_longitude double precision, customer_id text, channel text,
+    home_latitude double precision, home_longitude double precision, currency text not null,
+    from_warehouse smallint not null);
 create index if not exists transactions_of_card
     on online_store.transactions (card_id, event_time_us, transaction_id);
 create index if not exists transactions_of_merchant
@@ -124,19 +126,11 @@ class PostgresOnlineStore:
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         t = transaction
-        row = (
-            *(t.card_id, t.event_time_us, t.transaction_id, t.amount_minor, t.merchant_id),
-            *(t.country, t.device_id, t.category, t.merchant_latitude, t.merchant_longitude),
-        )
-        return self._record(TRANSACTIONS, row, t.card_id, t.merchant_id, t.event_time_us)
+        return self._record(TRANSACTIONS, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us)
 
     def record_label(self, arrival: LabelArrival) -> bool:
         a = arrival
-        row = (
-            *(a.card_id, a.counts_from_us, a.transaction_id, a.known_at_us),
-            *(int(a.is_fraud), a.amount_minor, a.merchant_id),
-        )
-        return self._record(LABEL_ARRIVALS, row, a.card_id, a.merchant_id, a.counts_from_us)
+        return self._record(LABEL_ARRIVALS, state.label_row(a), a.card_id, a.merchant_id, a.counts_from_us)
 
     def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime, *, reach: Reach | None = None) -> None:
         as_of_us, reach = state.to_us(as_of), reach or self._needed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,19 @@ from fraud_pipelines.errors import OnlineStoreUnavailable
 from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.online_store import state
+from fraud_pipelines.online_store.following import (
+    CHANGES_KEPT,
+    DECISIONS_KEPT_US,
+    Change,
+    Entry,
+    Outcome,
+    Position,
+    Snapshot,
+    Wanted,
+    decode,
+    encode,
+    touches,
+)
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach, Table
 
 if TYPE_CHECKING:
@@ -24,6 +37,8 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30.0
 # Pages that a rebuild keeps in memory, kibibytes; its rows of merchants and identifiers go all over the file.
 _REBUILD_CACHE_KIB = 65_536
+# Changes between two looks at whether the oldest may go.
+_TRIM_EVERY = 10_000
 # A rebuild's log gives the space above this back.
 _LARGEST_IDLE_LOG_BYTES = 16 * 2**20
 
@@ -32,7 +47,8 @@ _LARGEST_IDLE_LOG_BYTES = 16 * 2**20
 _TRANSACTIONS = """(
     card_id text not null, event_time_us integer not null, transaction_id text not null, amount_minor integer not null,
     merchant_id text not null, country text, device_id text, category text,
-    merchant_latitude real, merchant_longitude real, from_warehouse integer not null,
+    merchant_latitude real, merchant_longitude real, customer_id text, channel text,
+    home_latitude real, home_longitude real, currency text not null, from_warehouse integer not null,
     primary key (card_id, event_time_us, transaction_id)) without rowid"""
 _LABEL_ARRIVALS = """(
     card_id text not null, counts_from_us integer not null, transaction_id text not null, known_at_us integer not null,
@@ -56,6 +72,14 @@ _INDEXES = {
 _STATE = """create table if not exists state (
     only_row integer primary key check (only_row = 1), as_of_us integer,
     transactions_reach_us integer not null, labels_reach_us integer not null, rebuilds integer not null)"""
+# What serving recorded, in the order it did: whoever follows the store reads it from where it left off. Decisions are
+# written at the end of their table; only their identifiers go all over an index.
+_LOG = """
+create table if not exists changes (sequence integer primary key, is_label integer not null, body blob not null);
+create table if not exists decisions (
+    number integer primary key, transaction_id text not null unique, event_time_us integer not null,
+    decision blob not null);
+"""
 _READ_STATE = f"select {', '.join(state.STATE_COLUMNS)} from state"
 
 _CARD_EVENTS = """select event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category,
@@ -68,6 +92,8 @@ _MERCHANT_EVENTS = """select event_time_us, transaction_id, amount_minor, card_i
 _LABELS = """select counts_from_us, transaction_id, is_fraud, amount_minor
     from label_arrivals where {entity} = ? and counts_from_us > ? and counts_from_us <= ?
     order by counts_from_us, transaction_id, known_at_us"""
+# The largest number SQLite can hold: no event is later.
+_EVER = 2**63 - 1
 _CARD_LABELS, _MERCHANT_LABELS = _LABELS.format(entity="card_id"), _LABELS.format(entity="merchant_id")
 
 
@@ -88,13 +114,15 @@ class SqliteOnlineStore:
             (layout,) = connection.execute("pragma user_version").fetchone()
             is_emptied = layout not in (0, state.LAYOUT)
             if is_emptied:
-                for name in (*_BODIES, "state"):
+                for name in (*_BODIES, "state", "changes", "decisions"):
                     connection.execute(f"drop table if exists {name}")
             for name, body in _BODIES.items():
                 connection.execute(f"create table if not exists {name} {body}")
                 for index, definition in _INDEXES[name].items():
                     connection.execute(definition.format(index=f"if not exists {index}"))
             connection.execute(_STATE)
+            for statement in filter(str.strip, _LOG.split(";")):
+                connection.execute(statement)
             if is_emptied:
                 connection.execute("insert into state values (1, ?, ?, ?, 0)", state.EMPTIED)
             connection.execute(f"pragma user_version = {state.LAYOUT}")
@@ -115,21 +143,103 @@ class SqliteOnlineStore:
                 ),
             )
 
+    def read(
+        self,
+        since: Position | None,
+        transaction_ids: Sequence[str] = (),
+        cards: Sequence[Wanted] = (),
+        merchants: Sequence[Wanted] = (),
+    ) -> Snapshot:
+        with self._reading() as connection:
+            ask = connection.execute
+            state_row = ask(_READ_STATE).fetchone()
+            self._needed.require(Reach.of_row(state_row), self._path)
+            position, is_reset, changes = _changes(connection, since)
+            marks = ", ".join("?" * len(transaction_ids))
+            return Snapshot(
+                position=position,
+                is_reset=is_reset,
+                changes=changes,
+                decisions=dict(
+                    ask(
+                        f"select transaction_id, decision from decisions where transaction_id in ({marks})",
+                        transaction_ids,
+                    )
+                ),
+                stored=frozenset(
+                    id_
+                    for (id_,) in ask(
+                        f"select transaction_id from transactions where transaction_id in ({marks})", transaction_ids
+                    )
+                ),
+                as_of_us=None if state_row is None else state_row[0],
+                cards={
+                    id_: EntityHistory(
+                        ask(_CARD_EVENTS, (id_, events_since, _EVER)).fetchall(),
+                        ask(_CARD_LABELS, (id_, labels_since, _EVER)).fetchall(),
+                    )
+                    for id_, events_since, labels_since in cards
+                },
+                merchants={
+                    id_: EntityHistory(
+                        ask(_MERCHANT_EVENTS, (id_, events_since, _EVER)).fetchall(),
+                        ask(_MERCHANT_LABELS, (id_, labels_since, _EVER)).fetchall(),
+                    )
+                    for id_, events_since, labels_since in merchants
+                },
+            )
+
+    def append(self, since: Position, entries: Sequence[Entry]) -> Outcome:
+        with self._writing(self._connection()) as connection:
+            position, is_reset, changes = _changes(connection, since)
+            if is_reset or touches(changes, entries):
+                return Outcome(False, position, is_reset, changes)
+            ask = connection.execute
+            decided: dict[str, bytes] = {}
+            stored: list[str] = []
+            recorded: list[Change] = []
+            for transaction, decision in entries:
+                id_ = transaction.transaction_id
+                if not ask(_INSERT_DECISION, (id_, transaction.event_time_us, decision)).rowcount:
+                    (decided[id_],) = ask("select decision from decisions where transaction_id = ?", (id_,)).fetchone()
+                elif ask(_INSERTS[TRANSACTIONS], state.transaction_row(transaction)).rowcount:
+                    recorded.append(transaction)
+                else:
+                    stored.append(id_)
+            if recorded:
+                self._log(connection, recorded)
+                # One card and merchant per call: a batch must not pay for each of its rows.
+                first = recorded[0]
+                self._forget(connection, TRANSACTIONS, first.card_id, first.merchant_id, first.event_time_us)
+            return Outcome(
+                True,
+                Position(position.epoch, position.sequence + len(recorded)),
+                changes=changes,
+                decided=decided,
+                stored=frozenset(stored),
+            )
+
+    def transaction(self, transaction_id: str) -> ScoredTransaction | None:
+        with self._reading() as connection:
+            row = connection.execute(_TRANSACTION, (transaction_id,)).fetchone()
+        return None if row is None else state.stored_transaction(row)
+
+    def decision(self, transaction_id: str) -> bytes | None:
+        with self._reading() as connection:
+            row = connection.execute(
+                "select decision from decisions where transaction_id = ?", (transaction_id,)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         t = transaction
-        row = (
-            *(t.card_id, t.event_time_us, t.transaction_id, t.amount_minor, t.merchant_id),
-            *(t.country, t.device_id, t.category, t.merchant_latitude, t.merchant_longitude),
+        return self._record(
+            TRANSACTIONS, t, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us
         )
-        return self._record(TRANSACTIONS, row, t.card_id, t.merchant_id, t.event_time_us)
 
     def record_label(self, arrival: LabelArrival) -> bool:
         a = arrival
-        row = (
-            *(a.card_id, a.counts_from_us, a.transaction_id, a.known_at_us),
-            *(int(a.is_fraud), a.amount_minor, a.merchant_id),
-        )
-        return self._record(LABEL_ARRIVALS, row, a.card_id, a.merchant_id, a.counts_from_us)
+        return self._record(LABEL_ARRIVALS, a, state.label_row(a), a.card_id, a.merchant_id, a.counts_from_us)
 
     def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime, *, reach: Reach | None = None) -> None:
         as_of_us, reach = state.to_us(as_of), reach or self._needed
@@ -173,17 +283,30 @@ class SqliteOnlineStore:
             self._opened.clear()
             self._local = threading.local()
 
-    def _record(self, table: Table, row: tuple, card_id: str, merchant_id: str, at_us: int) -> bool:
+    def _record(
+        self, table: Table, change: Change, row: tuple, card_id: str, merchant_id: str, at_us: int
+    ) -> bool:
         with self._writing(self._connection()) as connection:
             is_new = connection.execute(_INSERTS[table], row).rowcount == 1
             if is_new:
-                built = connection.execute(_READ_STATE).fetchone()
-                horizon_us = state.horizon_after(table, at_us, self._needed, built)
-                for entity, id_ in (("card_id", card_id), ("merchant_id", merchant_id)):
-                    connection.execute(
-                        f"delete from {table.name} where {entity} = ? and {table.time} <= ?", (id_, horizon_us)
-                    )
+                self._log(connection, [change])
+                self._forget(connection, table, card_id, merchant_id, at_us)
         return is_new
+
+    def _log(self, connection: sqlite3.Connection, recorded: Sequence[Change]) -> None:
+        connection.executemany("insert into changes (is_label, body) values (?, ?)", map(encode, recorded))
+        newest = _newest(connection)
+        if newest // _TRIM_EVERY != (newest - len(recorded)) // _TRIM_EVERY:
+            connection.execute("delete from changes where sequence <= ?", (newest - CHANGES_KEPT,))
+
+    def _forget(
+        self, connection: sqlite3.Connection, table: Table, card_id: str, merchant_id: str, at_us: int
+    ) -> None:
+        """Delete what an event at `at_us` makes superfluous of its card and merchant."""
+        built = connection.execute(_READ_STATE).fetchone()
+        horizon_us = state.horizon_after(table, at_us, self._needed, built)
+        for entity, id_ in (("card_id", card_id), ("merchant_id", merchant_id)):
+            connection.execute(f"delete from {table.name} where {entity} = ? and {table.time} <= ?", (id_, horizon_us))
 
     def _replaced(self, connection: sqlite3.Connection, as_of_us: int, reach: Reach) -> bool:
         """Make the warehouse's rows what the temporary tables hold; False when another rebuild came between.
@@ -199,6 +322,7 @@ class SqliteOnlineStore:
                 return False
             for table in TABLES:
                 _apply_differences(connection, table)
+            connection.execute("delete from decisions where event_time_us <= ?", (as_of_us - DECISIONS_KEPT_US,))
             connection.execute(
                 "insert or replace into state values (1, ?, ?, ?, ?)",
                 (as_of_us, reach.transactions_us, reach.labels_us, before + 1),
@@ -270,6 +394,30 @@ def _insert(table: Table) -> str:
 
 
 _INSERTS = {table: _insert(table) for table in TABLES}
+_INSERT_DECISION = (
+    "insert into decisions (transaction_id, event_time_us, decision) values (?, ?, ?) on conflict do nothing"
+)
+_TRANSACTION = f"select {', '.join(TRANSACTIONS.columns)} from transactions where transaction_id = ?"
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    """Number of the last change, 0 without one."""
+    return int(connection.execute("select coalesce(max(sequence), 0) from changes").fetchone()[0])
+
+
+def _changes(connection: sqlite3.Connection, since: Position | None) -> tuple[Position, bool, list[Change]]:
+    """Where the store is, whether a process at `since` must forget what it knows, and else what happened since."""
+    now = Position(_rebuilds(connection), _newest(connection))
+    if since is None or since.epoch != now.epoch or since.sequence > now.sequence:
+        return now, True, []
+    if since.sequence == now.sequence:
+        return now, False, []
+    rows = connection.execute(
+        "select is_label, body from changes where sequence > ? order by sequence", (since.sequence,)
+    ).fetchall()
+    if len(rows) < now.sequence - since.sequence:  # the oldest of them are no longer kept
+        return now, True, []
+    return now, False, [decode(*row) for row in rows]
 
 
 def _fill_temporary(connection: sqlite3.Connection, table: Table, rows: list[tuple]) -> None:

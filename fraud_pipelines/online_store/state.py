@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from fraud_pipelines.errors import ContractBroken, OnlineStateTooShort
+from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised with every change of the tables; a store of another layout is emptied when opened, and rebuilt.
-LAYOUT = 3
+LAYOUT = 4
 
 _EPOCH = datetime(1970, 1, 1)
 _DAY_US = 86_400_000_000
@@ -39,6 +41,12 @@ class Table:
     columns: tuple[str, ...]
 
 
+OPTIONAL = (
+    *("country", "device_id", "category", "merchant_latitude", "merchant_longitude"),
+    *("customer_id", "channel", "home_latitude", "home_longitude"),
+)
+"""Columns of a transaction that may be null; histories of cards have the first five."""
+
 TRANSACTIONS = Table(
     "transactions",
     time="event_time_us",
@@ -46,7 +54,8 @@ TRANSACTIONS = Table(
     identity=("transaction_id",),
     columns=(
         *("card_id", "event_time_us", "transaction_id", "amount_minor", "merchant_id"),
-        *("country", "device_id", "category", "merchant_latitude", "merchant_longitude"),
+        *OPTIONAL,
+        "currency",
     ),
 )
 LABEL_ARRIVALS = Table(
@@ -152,6 +161,24 @@ def horizon_after(table: Table, event_us: int, needed: Reach, row: Sequence[int 
     return needed.widened(Reach.of_row(row)).horizon_us(table, newest_us)
 
 
+transaction_row: Callable[[ScoredTransaction], tuple] = attrgetter(*TRANSACTIONS.columns)
+"""A transaction's values for the columns of TRANSACTIONS."""
+
+
+def stored_transaction(row: Sequence[Any]) -> ScoredTransaction:
+    """The transaction of a row of TRANSACTIONS."""
+    return ScoredTransaction(**dict(zip(TRANSACTIONS.columns, row, strict=True)))
+
+
+def label_row(arrival: LabelArrival) -> tuple:
+    """A label arrival's values for the columns of LABEL_ARRIVALS."""
+    a = arrival
+    return (
+        *(a.card_id, a.counts_from_us, a.transaction_id, a.known_at_us),
+        *(int(a.is_fraud), a.amount_minor, a.merchant_id),
+    )
+
+
 def to_us(moment: datetime) -> int:
     """Microseconds since 1970 of a naive UTC datetime."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
@@ -168,9 +195,8 @@ def transaction_rows(transactions: pa.Table, reach: Reach, as_of_us: int) -> lis
     Raises:
         ContractBroken: a column is absent, a required one holds a null, or a transaction is there twice.
     """
-    required = ("transaction_id", "event_time", "card_id", "merchant_id", "amount_minor")
-    optional = ("country", "device_id", "category", "merchant_latitude", "merchant_longitude")
-    checked = _checked(transactions, "transactions", required, optional)
+    required = ("transaction_id", "event_time", "card_id", "merchant_id", "amount_minor", "currency")
+    checked = _checked(transactions, "transactions", required, OPTIONAL)
     checked = checked.rename_columns(["event_time_us" if n == "event_time" else n for n in checked.column_names])
     return _rows(checked, TRANSACTIONS, reach, as_of_us)
 

@@ -10,7 +10,7 @@ from fraud_pipelines import tables
 from fraud_pipelines.errors import EmptySample
 from fraud_pipelines.evidence import hash_rows
 from fraud_pipelines.features.spec import FeatureSpec
-from fraud_pipelines.online_store.state import LABEL_ARRIVALS, LATENESS_US, TRANSACTIONS, Reach
+from fraud_pipelines.online_store.state import LABEL_ARRIVALS, LATENESS_US, OPTIONAL, TRANSACTIONS, Reach
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,8 +49,7 @@ def read_state(
     }
     with warehouse.session() as session:
         transactions = session.query_arrow(
-            "select transaction_id, event_time, card_id, merchant_id, amount_minor, country, device_id, category, "
-            "merchant_latitude, merchant_longitude "
+            f"select transaction_id, event_time, card_id, merchant_id, amount_minor, currency, {', '.join(OPTIONAL)} "
             f"from {tables.TRANSACTIONS.name} where event_time >= :since and event_time < :until "
             "order by event_time, transaction_id",
             since=since["transactions"],
