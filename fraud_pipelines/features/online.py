@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from fraud_pipelines.features.engine import NEVER_US, Asked, EntityEngine, Known, OwnEngine, OwnValues, Past
-from fraud_pipelines.features.kernel import Codes, Double, Int64
+from fraud_pipelines.features.entity_state import EntityState
+from fraud_pipelines.features.kernel import Double, Int64
 from fraud_pipelines.features.spec import FeatureSpec
 
 
@@ -84,114 +85,158 @@ class History:
 
 
 class OnlineEngine:
-    """Computes the vector of a spec. Holds no state; safe to share between threads."""
+    """Computes the vectors of a spec. Holds no state; safe to share between threads."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
         self._own = OwnEngine(spec)
         self._card, self._merchant = EntityEngine(spec, "card"), EntityEngine(spec, "merchant")
-        self._computed = [
-            feature.name for engine in (self._own, self._card, self._merchant) for feature in engine.features
-        ]
+        engines = (self._own, self._card, self._merchant)
+        position = {name: i for i, name in enumerate(spec.names)}
+        self._columns = [np.array([position[f.name] for f in engine.features], np.int64) for engine in engines]
+
+    def matrix(
+        self, transactions: Sequence[ScoredTransaction], cards: Sequence[EntityState], merchants: Sequence[EntityState]
+    ) -> Double:
+        """Features of shape (n, features), columns in the order of the spec; NaN is missing.
+
+        Args:
+            cards, merchants: of each transaction, the same object for the same card or merchant. They may hold the
+                transactions themselves and later ones: what counts is the time.
+        """
+        found = np.empty((len(transactions), len(self.spec.names)))
+        found[:, self._columns[0]] = np.array(self._own.compute(_own_values(transactions))).T
+        for engine, columns, states in (
+            (self._card, self._columns[1], cards),
+            (self._merchant, self._columns[2], merchants),
+        ):
+            order, different = _by_entity(transactions, states)
+            values = engine.compute(_past(different), _known(different), _asked(transactions, states, order, different))
+            found[np.array(order)[:, np.newaxis], columns] = values.T
+        return found
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
         """Every feature of the spec by name, in the order of the spec; None is missing."""
-        values = [float(value[0]) for value in self._own.compute(_own_values(transaction))]
-        values += self._card.compute(*_of_card(transaction, history.card))[:, 0].tolist()
-        values += self._merchant.compute(*_of_merchant(transaction, history.merchant))[:, 0].tolist()
-        found = {name: None if value != value else value for name, value in zip(self._computed, values, strict=True)}
-        return {name: found[name] for name in self.spec.names}
+        states = []
+        for entity, past in (("card", history.card), ("merchant", history.merchant)):
+            states.append(
+                EntityState(entity, keep_us=NEVER_US, known_since_us=-NEVER_US, labels_known_since_us=-NEVER_US)
+            )
+            states[-1].load(past.events, past.labels)
+        return named(self.matrix([transaction], states[:1], states[1:])[0], self.spec.names)
+
+
+def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:
+    """One row of a matrix by feature; None is missing."""
+    return {name: None if value != value else value for name, value in zip(names, vector.tolist(), strict=True)}
 
 
 _ONE = np.array([0, 1])
 _NOWHERE = np.empty(0)
 
 
-def _of_card(now: ScoredTransaction, history: EntityHistory[CardEvent]) -> tuple[Past, Known, Asked]:
-    times, ids, amounts, *attributes, latitudes, longitudes = (
-        zip(*history.events, strict=True) if history.events else ((),) * 9
+def _by_entity(
+    transactions: Sequence[ScoredTransaction], states: Sequence[EntityState]
+) -> tuple[list[int], list[tuple[EntityState, int]]]:
+    """Row numbers by entity, then time; and every entity with how many of the transactions are its own."""
+    if len(transactions) == 1:
+        return [0], [(states[0], 1)]
+    of_entity: dict[int, list[int]] = {}
+    for row, state in enumerate(states):
+        of_entity.setdefault(id(state), []).append(row)
+    order, different = [], []
+    for rows in of_entity.values():
+        rows.sort(key=lambda row: transactions[row].event_time_us)
+        order += rows
+        different.append((states[rows[0]], len(rows)))
+    return order, different
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def _starts(sizes: list[int]) -> Int64:
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    return starts
+
+
+def _past(different: list[tuple[EntityState, int]]) -> Past:
+    states = [state for state, _ in different]
+    is_card = states[0].is_card
+    return Past(
+        starts=_starts([state.size for state in states]),
+        time_us=_joined([state.time_us[: state.size] for state in states]),
+        amount_minor=_joined([state.amount_minor[: state.size] for state in states]),
+        first_label_us=_joined([state.first_label_us[: state.size] for state in states]),
+        codes=np.ascontiguousarray(_joined([state.codes[:, : state.size] for state in states])),
+        latitude=_joined([state.latitude[: state.size] for state in states]) if is_card else _NOWHERE,
+        longitude=_joined([state.longitude[: state.size] for state in states]) if is_card else _NOWHERE,
     )
-    own = (now.merchant_id, now.country, now.device_id, now.category)
-    codes = [_codes(values, value) for values, value in zip(attributes, own, strict=True)]
-    past = Past(
-        starts=np.array([0, len(times)]),
-        time_us=np.array(times, np.int64),
-        amount_minor=np.array(amounts, np.int64),
-        first_label_us=_first_labels(ids, history.labels),
-        codes=np.stack([rows for rows, _ in codes]),
-        latitude=np.array(latitudes, np.float64),
-        longitude=np.array(longitudes, np.float64),
-    )
-    asked = Asked(
-        starts=_ONE,
-        time_us=np.array([now.event_time_us]),
-        amount_minor=np.array([now.amount_minor]),
-        codes=np.stack([value for _, value in codes]),
-        latitude=np.array([now.merchant_latitude], np.float64),
-        longitude=np.array([now.merchant_longitude], np.float64),
-    )
-    return past, _known(history.labels), asked
 
 
-def _of_merchant(now: ScoredTransaction, history: EntityHistory[MerchantEvent]) -> tuple[Past, Known, Asked]:
-    times, ids, amounts, cards = zip(*history.events, strict=True) if history.events else ((),) * 4
-    codes, own = _codes(cards, now.card_id)
-    past = Past(
-        starts=np.array([0, len(times)]),
-        time_us=np.array(times, np.int64),
-        amount_minor=np.array(amounts, np.int64),
-        first_label_us=_first_labels(ids, history.labels),
-        codes=codes[np.newaxis],
-        latitude=_NOWHERE,
-        longitude=_NOWHERE,
-    )
-    asked = Asked(
-        starts=_ONE,
-        time_us=np.array([now.event_time_us]),
-        amount_minor=np.array([now.amount_minor]),
-        codes=own[np.newaxis],
-        latitude=_NOWHERE,
-        longitude=_NOWHERE,
-    )
-    return past, _known(history.labels), asked
-
-
-def _codes(values: Sequence[str | None], own: str | None) -> tuple[Codes, Codes]:
-    """Numbers for the values of a history and for the transaction's own; -1 is null."""
-    numbers: dict[str | None, int] = {None: -1}
-    codes = [numbers.setdefault(value, len(numbers) - 1) for value in values]
-    return np.array(codes, np.int32), np.array([numbers.setdefault(own, len(numbers) - 1)], np.int32)
-
-
-def _first_labels(ids: Sequence[str], labels: Sequence[Label]) -> Int64:
-    first: dict[str, int] = {}
-    for counts_from_us, transaction_id, _, _ in labels:
-        first.setdefault(transaction_id, counts_from_us)  # ascending: the first one stays
-    return np.array([first.get(id_, NEVER_US) for id_ in ids], np.int64)
-
-
-def _known(labels: Sequence[Label]) -> Known:
-    times, _, frauds, amounts = zip(*labels, strict=True) if labels else ((),) * 4
+def _known(different: list[tuple[EntityState, int]]) -> Known:
+    states = [state for state, _ in different]
     return Known(
-        starts=np.array([0, len(times)]),
-        time_us=np.array(times, np.int64),
-        is_fraud=np.array(frauds, np.int64),
-        amount_minor=np.array(amounts, np.int64),
+        starts=_starts([state.labels for state in states]),
+        time_us=_joined([state.label_time_us[: state.labels] for state in states]),
+        is_fraud=_joined([state.label_fraud[: state.labels] for state in states]),
+        amount_minor=_joined([state.label_amount[: state.labels] for state in states]),
     )
 
 
-def _own_values(now: ScoredTransaction) -> OwnValues:
+def _asked(
+    transactions: Sequence[ScoredTransaction],
+    states: Sequence[EntityState],
+    order: list[int],
+    different: list[tuple[EntityState, int]],
+) -> Asked:
+    rows = [transactions[row] for row in order]
+    is_card = states[0].is_card
+    codes = [
+        [state.code_of(i, value) for i, value in enumerate(_attributes(now, is_card))]
+        for now, state in zip(rows, (states[row] for row in order), strict=True)
+    ]
+    return Asked(
+        starts=_ONE if len(rows) == 1 else _starts([count for _, count in different]),
+        time_us=np.array([now.event_time_us for now in rows], np.int64),
+        amount_minor=np.array([now.amount_minor for now in rows], np.int64),
+        codes=np.array(codes, np.int32).T.copy(),
+        latitude=np.array([now.merchant_latitude for now in rows], np.float64) if is_card else _NOWHERE,
+        longitude=np.array([now.merchant_longitude for now in rows], np.float64) if is_card else _NOWHERE,
+    )
+
+
+def _attributes(now: ScoredTransaction, is_card: bool) -> tuple[str | None, ...]:
+    """What an entity's history numbers, in the order of engine.ATTRIBUTES."""
+    return (now.merchant_id, now.country, now.device_id, now.category) if is_card else (now.card_id,)
+
+
+def add_transaction(transaction: ScoredTransaction, card: EntityState | None, merchant: EntityState | None) -> None:
+    """Let a transaction count for later ones of its card and merchant, where they are held; again changes nothing."""
+    t = transaction
+    event = (t.event_time_us, t.transaction_id, t.amount_minor)
+    if card is not None:
+        card.add_event(*event, _attributes(t, True), t.merchant_latitude, t.merchant_longitude)
+    if merchant is not None:
+        merchant.add_event(*event, _attributes(t, False))
+
+
+def _own_values(transactions: Sequence[ScoredTransaction]) -> OwnValues:
+    def numbers(name: str) -> Double:
+        return np.array([getattr(now, name) for now in transactions], np.float64)
+
+    def is_channel(channel: str) -> Double:
+        return np.array([None if now.channel is None else now.channel == channel for now in transactions], np.float64)
+
     return OwnValues(
-        time_us=np.array([now.event_time_us]),
-        amount_minor=np.array([now.amount_minor]),
-        is_online=_is_channel(now, "online"),
-        is_atm=_is_channel(now, "atm"),
-        home_latitude=np.array([now.home_latitude], np.float64),
-        home_longitude=np.array([now.home_longitude], np.float64),
-        merchant_latitude=np.array([now.merchant_latitude], np.float64),
-        merchant_longitude=np.array([now.merchant_longitude], np.float64),
+        time_us=np.array([now.event_time_us for now in transactions], np.int64),
+        amount_minor=np.array([now.amount_minor for now in transactions], np.int64),
+        is_online=is_channel("online"),
+        is_atm=is_channel("atm"),
+        home_latitude=numbers("home_latitude"),
+        home_longitude=numbers("home_longitude"),
+        merchant_latitude=numbers("merchant_latitude"),
+        merchant_longitude=numbers("merchant_longitude"),
     )
-
-
-def _is_channel(now: ScoredTransaction, channel: str) -> Double:
-    return np.array([None if now.channel is None else now.channel == channel], np.float64)

@@ -233,9 +233,7 @@ class SqliteOnlineStore:
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         t = transaction
-        return self._record(
-            TRANSACTIONS, t, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us
-        )
+        return self._record(TRANSACTIONS, t, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us)
 
     def record_label(self, arrival: LabelArrival) -> bool:
         a = arrival
@@ -283,9 +281,7 @@ class SqliteOnlineStore:
             self._opened.clear()
             self._local = threading.local()
 
-    def _record(
-        self, table: Table, change: Change, row: tuple, card_id: str, merchant_id: str, at_us: int
-    ) -> bool:
+    def _record(self, table: Table, change: Change, row: tuple, card_id: str, merchant_id: str, at_us: int) -> bool:
         with self._writing(self._connection()) as connection:
             is_new = connection.execute(_INSERTS[table], row).rowcount == 1
             if is_new:
@@ -299,9 +295,7 @@ class SqliteOnlineStore:
         if newest // _TRIM_EVERY != (newest - len(recorded)) // _TRIM_EVERY:
             connection.execute("delete from changes where sequence <= ?", (newest - CHANGES_KEPT,))
 
-    def _forget(
-        self, connection: sqlite3.Connection, table: Table, card_id: str, merchant_id: str, at_us: int
-    ) -> None:
+    def _forget(self, connection: sqlite3.Connection, table: Table, card_id: str, merchant_id: str, at_us: int) -> None:
         """Delete what an event at `at_us` makes superfluous of its card and merchant."""
         built = connection.execute(_READ_STATE).fetchone()
         horizon_us = state.horizon_after(table, at_us, self._needed, built)
