@@ -12,6 +12,7 @@ import pandas as pd
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models import trees
 from fraud_pipelines.models.additive_model import AdditiveModel, weighted_sum
+from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
@@ -67,6 +68,7 @@ def tiny_bundle(
         row_counts={"train": 2000},
         reference=pd.DataFrame(matrix[:50], columns=list(spec.names)),
         code_version="test",
+        bands=(Band(0.0, 0.3, 900, 3), Band(0.3, 0.7, 100, 40), Band(0.7, 1.0, 1000, 990)),
     )
 
 

@@ -156,6 +156,12 @@ class AdditiveModel:
         """
         return self._compiled.run("log_odds", features)
 
+    def scores(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """`margin` and `anomaly_score` in one call."""
+        outputs = ["log_odds", ANOMALY_SCORE] if self.isolation else ["log_odds"]
+        margin, *anomaly = self._compiled.run_all(outputs, features)
+        return margin, anomaly[0] if anomaly else None
+
     def anomaly_score(self, features: np.ndarray) -> np.ndarray | None:
         """How easily a row is told from all others, in (0, 1), 0.5 for the average row; shape (n,).
 

@@ -4,7 +4,8 @@
     model.onnx              the whole model: features to log-odds and probability (see additive_model.py)
     boosted_trees.ubj       its boosted trees, where it has any, in XGBoost's own format: for whoever works with XGBoost
     model.json              what the model is: features, members and their weights, thresholds and what they were chosen
-                            with, how it won, windows, hashes, metrics, environment
+                            with, bands of probabilities with observed rates, how it won, windows, hashes, metrics,
+                            environment
     feature_spec.yml        the feature spec it was trained with
     reference.parquet       a sample of training feature rows without identifiers: the reference of drift
     baseline_NAME.onnx      simpler models of the same rows, which stand beside it in every evaluation
@@ -34,13 +35,14 @@ import pandas as pd
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.features.spec import FeatureSpec, parse_spec
 from fraud_pipelines.models.additive_model import AdditiveModel
+from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.comparison import Comparison
 from fraud_pipelines.models.onnx_graph import Compiled, from_onnx
 from fraud_pipelines.models.policy import PolicyBasis, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.reasons import ANOMALY_SCORE
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, GRAPH, BOOSTER, MODEL, SPEC, REFERENCE = (
     "manifest.json",
     "model.onnx",
@@ -64,7 +66,7 @@ class Bundle:
     `contender` is the kind of model that won (`contenders.CONTENDERS`), `weights` how its members count, calibration
     included, and `comparison` how it won. `parameters` are the training parameters, `metrics` those on validation,
     `row_counts` the rows and frauds behind them; `policy` says what the thresholds were chosen with (None without
-    validation days). `baselines` are ONNX files by name.
+    validation days), `bands` what its probabilities were worth on those days. `baselines` are ONNX files by name.
     Matrices have shape (n, f) in the order of `feature_names`, missing values as NaN.
     """
 
@@ -84,6 +86,7 @@ class Bundle:
     code_version: str = ""
     policy: PolicyBasis | None = None
     comparison: Comparison | None = None
+    bands: tuple[Band, ...] = ()
     booster_bytes: bytes | None = field(default=None, repr=False)
     baselines: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     environment: dict[str, str] = field(default_factory=lambda: current_environment())
@@ -113,6 +116,11 @@ class Bundle:
     def predict(self, matrix: np.ndarray) -> np.ndarray:
         """Fraud probability in (0, 1), shape (n,)."""
         return sigmoid(self.margin(matrix))
+
+    def scores(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fraud probability and, where the model has one, anomaly score: `predict` and more in one call."""
+        margin, anomaly = self.model.scores(matrix)
+        return sigmoid(margin), anomaly
 
     def predict_baseline(self, name: str, matrix: np.ndarray) -> np.ndarray:
         """Fraud probability as one of `baselines` has it, shape (n,)."""
@@ -170,6 +178,7 @@ class Bundle:
             "spec_hash": self.spec_hash,
             "thresholds": asdict(self.thresholds),
             "policy": self.policy.as_dict() if self.policy else None,
+            "bands": [band.as_dict() for band in self.bands],
             "split": self.split.as_dict(),
             "data_hash": self.data_hash,
             "parameters": self.parameters,
@@ -261,6 +270,7 @@ class Bundle:
             reference=pd.read_parquet(io.BytesIO(files[REFERENCE])),
             code_version=model["code_version"],
             policy=PolicyBasis.from_dict(model["policy"]) if model["policy"] else None,
+            bands=tuple(Band(**band) for band in model["bands"]),
             comparison=Comparison.from_dict(model["comparison"]) if model["comparison"] else None,
             booster_bytes=files.get(BOOSTER),
             baselines={match[1]: files[name] for name in files if (match := _BASELINE.fullmatch(name))},

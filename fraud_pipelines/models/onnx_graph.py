@@ -54,7 +54,11 @@ class Compiled:
             raise BundleCorrupt(f"An ONNX file that cannot be run: {error}. Train again: fraud train") from error
 
     def run(self, output: str, features: np.ndarray) -> np.ndarray:
-        """One output, shape (n,), double precision with the digits of a single.
+        """One output, shape (n,), double precision with the digits of a single."""
+        return self.run_all([output], features)[0]
+
+    def run_all(self, outputs: list[str], features: np.ndarray) -> list[np.ndarray]:
+        """Several outputs, each of shape (n,), double precision with the digits of a single.
 
         Args:
             features: shape (n, feature_count), missing values as NaN.
@@ -68,13 +72,14 @@ class Compiled:
                 f"The model expects a matrix of shape (n, {self.feature_count}), found {values.shape}."
             )
         if len(values) == 0:
-            return np.empty(0)
+            return [np.empty(0) for _ in outputs]
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise ContractBroken(
                 f"The model expects finite or missing features, found {values[row, column]} in {column}."
             )
-        return self._session.run([output], {"features": values})[0][:, 0].astype(np.float64)
+        found = self._session.run(outputs, {"features": values})
+        return [values[:, 0].astype(np.float64) for values in found]
 
 
 def to_onnx(model: "AdditiveModel") -> bytes:

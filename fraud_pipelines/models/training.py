@@ -23,6 +23,7 @@ from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models import contenders
 from fraud_pipelines.models.additive_model import AdditiveModel
 from fraud_pipelines.models.autoencoder import fit_autoencoder
+from fraud_pipelines.models.bands import observed_bands
 from fraud_pipelines.models.bundle import MOST_REFERENCE_ROWS, Bundle, sigmoid
 from fraud_pipelines.models.contenders import CONTENDERS, Member, Weights
 from fraud_pipelines.models.evaluation import ranking_metrics
@@ -170,6 +171,7 @@ def train(
         reference=rows.loc[sample, list(spec.names)].astype(np.float64).reset_index(drop=True),
         code_version=code_version,
         policy=validation.basis,
+        bands=observed_bands(validation.truth, validation.probabilities) if validation.basis else (),
         comparison=judged.comparison,
         booster_bytes=boosters[0] if boosters else None,
         baselines=baselines,

@@ -134,7 +134,7 @@ def test_a_manifest_rewritten_for_other_files_has_another_digest(bundle, folder)
 def test_a_manifest_of_another_format_is_refused(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
-    with pytest.raises(BundleCorrupt, match="expected format 2"):
+    with pytest.raises(BundleCorrupt, match="expected format 3"):
         Bundle.load(folder)
 
 
