@@ -1,0 +1,200 @@
+"""One decision as bytes: the answer the caller gets, and the record that is durable before the caller gets it.
+
+A record is one line of JSON: {"kind": "decision", "answer": {...}, "request": {...}, "features": [...] or null}. It goes
+to the journal, from there to the ledger, and beside the transaction into the online store, which returns it to who
+sends the transaction again. Features are a list in the order of the spec whose hash the answer names: their names, a
+hundred of them, would be most of every record.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import orjson
+
+from fraud_pipelines.features.online import ScoredTransaction
+from fraud_pipelines.ledger import Decision
+from fraud_pipelines.models.bands import Band, band_of
+from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.reasons import FALLBACK_REASONS
+
+# Two requests with one transaction_id are the same one when these agree.
+IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
+_EPOCH = datetime(1970, 1, 1)
+_COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
+_VALUES = attrgetter(*_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback."""
+
+    decision: str
+    probability: float | None = None
+    anomaly_score: float | None = None
+    reasons: Sequence[Mapping[str, Any]] = ()
+    features: np.ndarray | None = None
+    fallback: str | None = None
+
+
+def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> Verdict:
+    """What a rule decides when no model can, and why."""
+    reason = {
+        **{"code": cause, "words": FALLBACK_REASONS[cause].words, "feature": None, "value": None},
+        "contribution": None,
+    }
+    return Verdict(decision, reasons=[reason], features=features, fallback=cause)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What every answer of one model repeats, as JSON that is made once."""
+
+    model: orjson.Fragment
+    thresholds: orjson.Fragment
+    spec_hash: str
+    bands: tuple[tuple[Band, orjson.Fragment], ...]
+
+    @classmethod
+    def of(cls, name: str, version: str, digest: str, bundle: Bundle) -> "ModelFacts":
+        return cls(
+            model=_fragment({"name": name, "version": version, "bundle_digest": digest}),
+            thresholds=_fragment({"review": bundle.thresholds.review, "block": bundle.thresholds.block}),
+            spec_hash=bundle.spec_hash,
+            bands=tuple((band, _fragment(_described(band))) for band in bundle.bands),
+        )
+
+    def confidence(self, probability: float) -> orjson.Fragment | None:
+        """The band of a probability; None where the model has none."""
+        found = band_of([band for band, _ in self.bands], probability)
+        return next((text for band, text in self.bands if band is found), None)
+
+
+def answer_of(
+    transaction: ScoredTransaction, verdict: Verdict, facts: ModelFacts | None, as_of_us: int | None, decided_at: datetime
+) -> bytes:
+    """The answer as JSON, all but the time it took.
+
+    Args:
+        facts: of the model that decided, or would have; None without one.
+        as_of_us: when the online store was last filled from the warehouse.
+        decided_at: UTC.
+    """
+    decides = facts if verdict.fallback is None else None
+    return orjson.dumps(
+        {
+            "transaction_id": transaction.transaction_id,
+            "decision": verdict.decision,
+            "fraud_probability": verdict.probability,
+            "anomaly_score": verdict.anomaly_score,
+            "confidence": decides.confidence(verdict.probability) if decides and verdict.probability is not None else None,
+            "reasons": list(verdict.reasons),
+            "thresholds": decides.thresholds if decides else None,
+            "model": decides.model if decides else None,
+            "feature_spec_hash": facts.spec_hash if facts else None,
+            "state_as_of": None if as_of_us is None else _moment(as_of_us),
+            "feature_age_seconds": (
+                None if as_of_us is None else max(0.0, round((transaction.event_time_us - as_of_us) / 1e6, 3))
+            ),
+            "decided_at": decided_at,
+            "fallback": verdict.fallback,
+        },
+        option=orjson.OPT_UTC_Z,
+    )
+
+
+def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarray | None) -> bytes:
+    """The record of a decision, from its answer."""
+    request = orjson.dumps(dict(zip(_COLUMNS, _VALUES(transaction), strict=True)))
+    vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b'{"kind":"decision","answer":%b,"request":%b,"features":%b}' % (answer, request, vector)
+
+
+def timed(answer: bytes, seconds: float) -> bytes:
+    """The answer with the time spent on this request."""
+    return b'%b,"processing_time_ms":%.3f}' % (answer[:-1], seconds * 1000)
+
+
+@dataclass(frozen=True)
+class StoredDecision:
+    """A record that was read back."""
+
+    answer: dict[str, Any]
+    request: dict[str, Any]
+    features: list[float | None] | None
+
+    @classmethod
+    def read(cls, record: bytes) -> "StoredDecision":
+        found = orjson.loads(record)
+        return cls(found["answer"], found["request"], found["features"])
+
+    @classmethod
+    def of(cls, decision: Decision) -> "StoredDecision":
+        """A decision as the ledger has it."""
+        request = dict(decision.request)
+        answer = request.pop("answer")
+        return cls(answer, request, list(decision.features.values()) or None)
+
+    def is_of(self, transaction: ScoredTransaction) -> bool:
+        """Whether it is a decision on this very transaction."""
+        return all(self.request.get(name) == getattr(transaction, name) for name in IDENTITY)
+
+    @property
+    def answer_bytes(self) -> bytes:
+        """The answer as it was given, all but the time it took."""
+        return orjson.dumps(self.answer)
+
+    @property
+    def transaction(self) -> ScoredTransaction:
+        """What was decided on."""
+        return ScoredTransaction(**self.request)
+
+    def decision(self, feature_names: Sequence[str]) -> Decision:
+        """The row of the ledger.
+
+        Args:
+            feature_names: those of the spec that the answer names.
+        """
+        answer, request = self.answer, self.request
+        model = answer["model"] or {}
+        return Decision(
+            transaction_id=answer["transaction_id"],
+            event_time=_EPOCH + timedelta(microseconds=request["event_time_us"]),
+            card_id=request["card_id"],
+            merchant_id=request["merchant_id"],
+            decision=answer["decision"],
+            fraud_probability=answer["fraud_probability"],
+            anomaly_score=answer["anomaly_score"],
+            model_version=model.get("version"),
+            bundle_digest=model.get("bundle_digest"),
+            thresholds=answer["thresholds"] or {},
+            reasons=answer["reasons"],
+            features=dict(zip(feature_names, self.features, strict=True)) if self.features else {},
+            feature_spec_hash=answer["feature_spec_hash"],
+            request={**request, "answer": answer},
+            fallback=answer["fallback"],
+            decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
+        )
+
+
+def _described(band: Band) -> dict[str, Any]:
+    low, high = band.interval or (None, None)
+    return {
+        "from": band.low,
+        "to": band.high,
+        "observed_rate": band.observed_rate,
+        "observed_rate_low": low,
+        "observed_rate_high": high,
+        "transactions": band.transactions,
+    }
+
+
+def _fragment(value: Mapping[str, Any]) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(value))
+
+
+def _moment(microseconds: int) -> datetime:
+    return (_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=UTC)
