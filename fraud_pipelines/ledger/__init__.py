@@ -1,9 +1,21 @@
-"""The ledger: ingestions, decisions, promotions and reports, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions and reports, as rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
 
 from fraud_pipelines.ledger.ledger import Ledger, open_ledger
-from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
+from fraud_pipelines.ledger.records import Arrival, Decision, DecisionSummary, Feedback, Ingestion, Log, Promotion, Report, Verdict
 
-__all__ = ["Decision", "Ingestion", "Ledger", "Promotion", "Report", "open_ledger"]
+__all__ = [
+    "Arrival",
+    "Decision",
+    "DecisionSummary",
+    "Feedback",
+    "Ingestion",
+    "Ledger",
+    "Log",
+    "Promotion",
+    "Report",
+    "Verdict",
+    "open_ledger",
+]

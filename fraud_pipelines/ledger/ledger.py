@@ -1,8 +1,8 @@
 """Reading and writing the ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import date, datetime
 from functools import cache
 from pathlib import Path
@@ -12,16 +12,49 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Row, Table, create_engine, delete, event, func, insert, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid
 from fraud_pipelines.ledger import schema
-from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
+from fraud_pipelines.ledger.records import (
+    Arrival,
+    Decision,
+    DecisionSummary,
+    Feedback,
+    Ingestion,
+    Log,
+    Promotion,
+    Report,
+    utc_now,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Two processes that open a new ledger together must not both create it; any constant will do.
 MIGRATION_LOCK = 0x66726175
+# Rows of a log read at a time: a reader of SQLite keeps writers waiting, and a day need not fit into memory twice.
+PAGE_ROWS = 20_000
+
+_DECISION = [column for column in schema.decisions.columns if column.name != "position"]
+# Key and moment of each log.
+_LOGS = {
+    "decisions": (schema.decisions.c.transaction_id, schema.decisions.c.decided_at),
+    "feedback": (schema.feedback.c.feedback_id, schema.feedback.c.known_at),
+}
 
 
 @cache
@@ -127,11 +160,16 @@ class Ledger:
             return stored
         return decision
 
+    def record_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Store a batch in one transaction. Of several for one transaction the first stays, stored or in the batch."""
+        # No asdict: it would copy every feature vector.
+        self._insert_new(schema.decisions, "transaction_id", [vars(decision) for decision in decisions])
+
     def decision(self, transaction_id: str) -> Decision | None:
         """The decision on one transaction, if there is one."""
         with self._transaction() as connection:
             row = connection.execute(
-                select(schema.decisions).where(schema.decisions.c.transaction_id == transaction_id)
+                select(*_DECISION).where(schema.decisions.c.transaction_id == transaction_id)
             ).first()
         return Decision(**row._mapping) if row else None
 
@@ -140,11 +178,90 @@ class Ledger:
         table = schema.decisions
         with self._transaction() as connection:
             rows = connection.execute(
-                select(table)
+                select(*_DECISION)
                 .where(table.c.event_time >= since, table.c.event_time < until)
                 .order_by(table.c.event_time, table.c.transaction_id)
             ).all()
         return [Decision(**row._mapping) for row in rows]
+
+    def decision_summaries(self, since: datetime, until: datetime, *, through: int) -> Iterator[DecisionSummary]:
+        """What was decided in [since, until), by `decided_at` and transaction, of positions up to `through`."""
+        table = schema.decisions
+        query = (
+            select(*(table.c[item.name] for item in fields(DecisionSummary)))
+            .where(table.c.decided_at >= since, table.c.decided_at < until, table.c.position <= through)
+            .order_by(table.c.decided_at, table.c.transaction_id)
+            .limit(PAGE_ROWS)
+        )
+        page = query
+        while True:
+            with self._transaction() as connection:
+                rows = connection.execute(page).all()
+            yield from (DecisionSummary(*row) for row in rows)
+            if len(rows) < PAGE_ROWS:
+                return
+            last = rows[-1]
+            after = tuple_(table.c.decided_at, table.c.transaction_id) > tuple_(last.decided_at, last.transaction_id)
+            page = query.where(after)
+
+    # Feedback
+
+    def record_feedback(self, feedback: Sequence[Feedback]) -> None:
+        """Store a batch in one transaction. Of several with one identifier the first stays, stored or in the batch."""
+        recorded_at = utc_now()
+        rows = [asdict(replace(item, recorded_at=recorded_at)) for item in feedback]
+        for row in rows:
+            del row["position"]
+        self._insert_new(schema.feedback, "feedback_id", rows)
+
+    def feedback(self, since: datetime, until: datetime, *, through: int | None = None) -> list[Feedback]:
+        """Feedback known in [since, until), by `known_at`; of positions up to `through` where it is given."""
+        table = schema.feedback
+        query = select(table).where(table.c.known_at >= since, table.c.known_at < until)
+        if through is not None:
+            query = query.where(table.c.position <= through)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(table.c.known_at, table.c.feedback_id)).all()
+        return [Feedback(**row._mapping) for row in rows]
+
+    def feedback_on(self, transaction_id: str) -> list[Feedback]:
+        """Everything said of one transaction, by `known_at`: the last verdict is the one that stands."""
+        table = schema.feedback
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(table)
+                .where(table.c.transaction_id == transaction_id)
+                .order_by(table.c.known_at, table.c.feedback_id)
+            ).all()
+        return [Feedback(**row._mapping) for row in rows]
+
+    # Logs: in which order their rows arrived, which is not that of their moments
+
+    def last_position(self, log: Log) -> int:
+        """Largest position of a log; 0 while it is empty."""
+        with self._transaction() as connection:
+            return connection.execute(select(func.max(_LOGS[log][0].table.c.position))).scalar() or 0
+
+    def arrivals(self, log: Log, *, after: int, through: int) -> list[Arrival]:
+        """The rows at positions after the one and up to the other, in order of arrival.
+
+        On PostgreSQL a position is taken when a row is written and seen when its transaction commits: one below the
+        last may still appear, and one of a transaction that failed never does.
+        """
+        key, moment = _LOGS[log]
+        position = key.table.c.position
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(position, key, moment).where(position > after, position <= through).order_by(position)
+            ).all()
+        return [Arrival(*row) for row in rows]
+
+    def count(self, log: Log, since: datetime, until: datetime, *, through: int) -> int:
+        """Rows of a log with their moment in [since, until), of positions up to `through`."""
+        key, moment = _LOGS[log]
+        query = select(func.count()).where(moment >= since, moment < until, key.table.c.position <= through)
+        with self._transaction() as connection:
+            return connection.execute(query).scalar_one()
 
     # Promotions
 
@@ -194,6 +311,15 @@ class Ledger:
         """Every archived document, oldest first."""
         rows = self._rows(schema.reports, schema.reports.c.position)
         return [Report(**{name: value for name, value in row._mapping.items() if name != "position"}) for row in rows]
+
+    def _insert_new(self, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+        with self._transaction() as connection:
+            # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
+            connection.execute(statement, sorted(rows, key=lambda row: str(row[key])))
 
     def _rows(self, table: Table, *order: Any) -> list[Row[Any]]:
         with self._transaction() as connection:

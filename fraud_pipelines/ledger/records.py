@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.raw.tokens import mask_card_numbers
+
+Verdict = Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"]
+# The ledger's tables that follow the stream of payments, whose rows may arrive long after their moment.
+Log = Literal["decisions", "feedback"]
 
 
 def utc_now() -> datetime:
@@ -50,6 +57,66 @@ class Decision:
     request: dict[str, Any]
     fallback: str | None = None
     decided_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class DecisionSummary:
+    """A stored decision without its feature values, which are most of its bytes, and its place in the log."""
+
+    position: int
+    transaction_id: str
+    event_time: datetime
+    decided_at: datetime
+    decision: str
+    fraud_probability: float | None
+    model_version: str | None
+    bundle_digest: str | None
+    fallback: str | None
+    thresholds: dict[str, float]
+    reasons: list[dict[str, Any]]
+    card_id: str
+    merchant_id: str
+    request: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What an analyst says of one transaction; the same `feedback_id` again is the same feedback.
+
+    Made once, when it is received: `known_at` is that moment and travels with it, however late it is delivered. A card
+    number in `note` is masked here, before any journal or log sees it (rule 10).
+
+    Raises:
+        ContractBroken: the verdict is none of Verdict.
+    """
+
+    feedback_id: str
+    transaction_id: str
+    verdict: Verdict
+    actor: str
+    known_at: datetime
+    note: str | None = None
+    # The ledger's own, None before it has the row.
+    position: int | None = None
+    recorded_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            raise ContractBroken(
+                f"Feedback {self.feedback_id}: expected a verdict of {', '.join(get_args(Verdict))}, "
+                f"found {self.verdict!r}."
+            )
+        if self.note is not None:
+            object.__setattr__(self, "note", mask_card_numbers(self.note))
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One row of a log: its place, its key, and the moment it speaks of (`decided_at`, or `known_at`)."""
+
+    position: int
+    key: str
+    moment: datetime
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+# Numbers rows in the order they are written; on SQLite only this type of a primary key does.
+POSITION = BigInteger().with_variant(Integer, "sqlite")
+
 ingestions = Table(
     "ingestions",
     metadata,
@@ -38,7 +41,8 @@ ingestions = Table(
 decisions = Table(
     "decisions",
     metadata,
-    Column("transaction_id", Text, primary_key=True),
+    Column("position", POSITION, primary_key=True, autoincrement=True),
+    Column("transaction_id", Text, nullable=False, unique=True),
     Column("event_time", DateTime, nullable=False),
     Column("card_id", Text, nullable=False),
     Column("merchant_id", Text, nullable=False),
@@ -53,6 +57,24 @@ decisions = Table(
     Column("fallback", Text),
     Column("decided_at", DateTime, nullable=False),
     Index("decisions_event_time", "event_time"),
+    Index("decisions_decided_at", "decided_at", "transaction_id"),
+    sqlite_autoincrement=True,
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("position", POSITION, primary_key=True, autoincrement=True),
+    Column("feedback_id", Text, nullable=False, unique=True),
+    Column("transaction_id", Text, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text),
+    Column("known_at", DateTime, nullable=False),
+    Column("recorded_at", DateTime, nullable=False),
+    Index("feedback_known_at", "known_at"),
+    Index("feedback_transaction_id", "transaction_id"),
+    sqlite_autoincrement=True,
 )
 
 promotions = Table(
