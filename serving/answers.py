@@ -43,7 +43,10 @@ class Verdict:
 def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> Verdict:
     """What a rule decides when no model can, and why."""
     reason = {
-        **{"code": cause, "words": FALLBACK_REASONS[cause].words, "feature": None, "value": None},
+        "code": cause,
+        "words": FALLBACK_REASONS[cause].words,
+        "feature": None,
+        "value": None,
         "contribution": None,
     }
     return Verdict(decision, reasons=[reason], features=features, fallback=cause)
@@ -74,7 +77,11 @@ class ModelFacts:
 
 
 def answer_of(
-    transaction: ScoredTransaction, verdict: Verdict, facts: ModelFacts | None, as_of_us: int | None, decided_at: datetime
+    transaction: ScoredTransaction,
+    verdict: Verdict,
+    facts: ModelFacts | None,
+    as_of_us: int | None,
+    decided_at: datetime,
 ) -> bytes:
     """The answer as JSON, all but the time it took.
 
@@ -90,7 +97,9 @@ def answer_of(
             "decision": verdict.decision,
             "fraud_probability": verdict.probability,
             "anomaly_score": verdict.anomaly_score,
-            "confidence": decides.confidence(verdict.probability) if decides and verdict.probability is not None else None,
+            "confidence": decides.confidence(verdict.probability)
+            if decides and verdict.probability is not None
+            else None,
             "reasons": list(verdict.reasons),
             "thresholds": decides.thresholds if decides else None,
             "model": decides.model if decides else None,
@@ -134,9 +143,7 @@ class StoredDecision:
     @classmethod
     def of(cls, decision: Decision) -> "StoredDecision":
         """A decision as the ledger has it."""
-        request = dict(decision.request)
-        answer = request.pop("answer")
-        return cls(answer, request, list(decision.features.values()) or None)
+        return cls(decision.answer or {}, decision.request, list(decision.features.values()) or None)
 
     def is_of(self, transaction: ScoredTransaction) -> bool:
         """Whether it is a decision on this very transaction."""
@@ -174,7 +181,8 @@ class StoredDecision:
             reasons=answer["reasons"],
             features=dict(zip(feature_names, self.features, strict=True)) if self.features else {},
             feature_spec_hash=answer["feature_spec_hash"],
-            request={**request, "answer": answer},
+            request=request,
+            answer=answer,
             fallback=answer["fallback"],
             decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
         )

@@ -1,273 +1,320 @@
-"""From one transaction to one durable decision. Knows nothing of HTTP, and nothing of BentoML.
+"""From raw transactions to durable decisions, a group of concurrent requests at a time. Knows nothing of HTTP.
 
-    online store -> features -> probability -> decision -> reasons -> ledger -> online store -> answer
+    online store -> verdicts (judging.py) -> online store -> journal -> answers
 
-The ledger comes before the answer (rule 7) and before the online store: a transaction that the next one sees always
-has a decision. What cannot be known leads to review with the cause, never to an approval.
+The online store takes a decision together with its transaction: a transaction that the next one sees always has a
+decision, and whoever sends it again gets that one. The journal comes before the answer (rule 7); from there decisions
+reach the ledger (forwarding.py). What cannot be known leads to the fallback with its cause, never to an approval.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from typing import Protocol
 
-from fraud_pipelines.errors import FraudPipelinesError, LedgerUnavailable, OnlineStateTooShort, RetryableError
+from fraud_pipelines.errors import FraudPipelinesError, OnlineStateTooShort
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.ledger import Decision, Ledger
-from fraud_pipelines.models.policy import APPROVE, REVIEW
+from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.ledger import Ledger
 from fraud_pipelines.online_store import OnlineStore
-from fraud_pipelines.reasons import (
-    FALLBACK_REASONS,
-    MODEL_FAILED,
-    NO_CHAMPION,
-    ONLINE_STATE_TOO_SHORT,
-    ONLINE_STORE_UNAVAILABLE,
-)
+from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
+from fraud_pipelines.online_store.recent_state import RecentState, View
+from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
+from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, record_of
 from serving.champion import Champion, Loaded
+from serving.journal import JournalFull, JournalUnavailable
+from serving.judging import Validity, judge, stage
 from serving.metrics import metrics
 from serving.problems import Problem
-from serving.schemas import Answer, ModelVersion, Reason, Thresholds, Transaction
 
-# Two requests with one transaction_id are the same one when these agree.
-IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
-_EPOCH = datetime(1970, 1, 1)
+# Others may keep writing to the same cards and merchants.
+MOST_ATTEMPTS = 50
+# Decisions that the online store could not take are kept in memory until it can.
+MOST_UNRECORDED = 100_000
+# After the online store was away, and after a start, a decision may be in the ledger alone.
+ASK_LEDGER_SECONDS = 600.0
+_JOURNALED_KEPT = 50_000
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What one transaction comes out as, before it is stored."""
+class DecisionLog(Protocol):
+    """Where decisions become durable: serving.journal.Journal."""
 
-    decision: str
-    probability: float | None = None
-    reasons: list[dict[str, Any]] = field(default_factory=list)
-    features: dict[str, float | None] = field(default_factory=dict)
-    state_as_of: datetime | None = None
-    fallback: str | None = None
+    def append(self, records: Sequence[bytes]) -> None: ...
+
+
+@dataclass
+class _Group:
+    """Transactions that are decided together: what is known of each by now, and what has yet to be durable."""
+
+    fresh: list[ScoredTransaction]
+    answers: dict[str, bytes] = field(default_factory=dict)
+    earlier: dict[str, StoredDecision] = field(default_factory=dict)
+    records: list[bytes] = field(default_factory=list)
+
+    def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
+        """Take over a decision there is; with its record where that may not be durable yet."""
+        self.earlier[id_] = stored
+        self.answers.pop(id_, None)
+        self.fresh = [transaction for transaction in self.fresh if transaction.transaction_id != id_]
+        if record is not None:
+            self.records.append(record)
 
 
 class Scorer:
-    """Scores transactions one at a time, in the order of the calls.
+    """Decides on groups of transactions, in the order of the calls. Used from one thread, but for `find`.
 
     Args:
-        loaded: the champion, or why there is none.
-        open_ledger, open_online_store: called until they succeed once, so the service starts and recovers without them.
-        token_key: HMAC key of card tokens.
+        champion: the model that decides now, or why there is none; asked once per group, so that no answer mixes two.
+        open_online_store: called until it succeeds once per feature spec (None stands for the project's own).
+        ledger: opens the ledger; it is asked for decisions that only it still has.
+        journal: where decisions become durable.
+        clock: seconds that never go back.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
-        open_ledger: Callable[[], Ledger],
-        open_online_store: Callable[[], OnlineStore],
-        token_key: bytes,
+        champion: Callable[[], Loaded],
+        open_online_store: Callable[[FeatureSpec | None], OnlineStore],
+        ledger: Callable[[], Ledger],
+        journal: DecisionLog,
+        validity: Validity = Validity(),  # noqa: B008  # it is frozen
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.loaded = loaded
-        self._open_ledger, self._open_online_store = open_ledger, open_online_store
-        self._ledger: Ledger | None = None
-        self._online_store: OnlineStore | None = None
-        self._token_key = token_key
+        self._champion, self._open_online_store = champion, open_online_store
+        self._ledger, self._journal = ledger, journal
+        self._validity, self._clock = validity, clock
+        self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
+        self._facts: tuple[Champion, ModelFacts] | None = None
+        self._unrecorded: OrderedDict[str, Entry] = OrderedDict()
+        self._journaled: OrderedDict[str, None] = OrderedDict()
+        self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
 
-    def score(self, transaction: Transaction) -> Answer:
-        """Decide on one transaction, store the decision, and only then answer. Blocks: call it in a thread.
+    def decide(self, transactions: Sequence[ScoredTransaction]) -> list[bytes | Problem]:
+        """One answer per transaction, in order: durable, all but the time it took; or why there is none. Blocks.
 
-        Raises:
-            Problem: 503 when the ledger is away, 409 when the identifier belongs to another transaction.
+        Problems: 409 when the identifier belongs to another transaction, 503 when no decision can be made durable now.
         """
-        started = time.perf_counter()
-        loaded = self.loaded  # read once: a swap in between must not mix two models
-        canonical = transaction.canonical(self._token_key)
-        scored = ScoredTransaction(**canonical)
-        verdict = self._judge(loaded, scored)
-        with _stage("record"):
-            new = _decision(canonical, verdict, loaded.champion)
-            stored = self._record(new)
-            is_repeat = stored is not new
-            if is_repeat and any(stored.request.get(name) != canonical[name] for name in IDENTITY):
-                raise Problem(
-                    409,
-                    "transaction_id_reused",
-                    "This transaction_id was decided for another transaction: "
-                    "its time, card, merchant, amount or currency differ.",
-                    field="transaction_id",
-                    next_step="Send a new transaction_id, or exactly the same transaction to get its decision.",
-                )
-            # Also for a repeat: the first attempt may have ended between the two stores.
-            self._make_visible(scored)
-        elapsed = time.perf_counter() - started
-        if not is_repeat:
-            _count(stored)
-        metrics().latency.labels("total").observe(elapsed)
-        return _answer(stored, elapsed)
-
-    def open_stores(self) -> None:
-        """Open both stores now, so that the first caller does not wait for it; one that is away is tried again later.
-
-        Raises:
-            SettingInvalid: a URL names no known store, which no later attempt would change.
-        """
-        for open_store in (self.ledger, self.online_store):
-            try:
-                open_store()
-            except RetryableError as error:
-                logger.warning("Starting without a store: %s", error)
-
-    def is_ready(self) -> bool:
-        """Whether a decision could be stored now."""
+        different: dict[str, ScoredTransaction] = {}
+        for transaction in transactions:
+            different.setdefault(transaction.transaction_id, transaction)
+        group = _Group(list(different.values()))
         try:
-            self.ledger().decision("readiness probe")
-        except LedgerUnavailable:
-            return False
-        return True
+            self._decide(group)
+        except (JournalFull, JournalUnavailable) as error:
+            logger.warning("Journal: %s", error)
+            code = "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable"
+            return [_not_durable(code)] * len(transactions)
+        return [_answer(transaction, different, group) for transaction in transactions]
 
-    def ledger(self) -> Ledger:
-        """The ledger, opened on first use."""
-        if self._ledger is None:
-            self._ledger = self._open_ledger()
-        return self._ledger
+    def find(self, transaction_id: str) -> StoredDecision | None:
+        """The decision on one transaction, wherever it is by now. Safe from any thread.
+
+        Raises:
+            LedgerUnavailable: it is not in the online store, and the ledger cannot be asked.
+        """
+        entry = self._unrecorded.get(transaction_id)
+        record = entry.decision if entry else None
+        if record is None:
+            try:
+                record = self.online_store().decision(transaction_id)
+            except FraudPipelinesError as error:
+                logger.warning("Online store: %s", error)
+        if record is not None:
+            return StoredDecision.read(record)
+        stored = self._ledger().decision(transaction_id)
+        return StoredDecision.of(stored) if stored else None
 
     def online_store(self) -> OnlineStore:
-        """The online store, opened on first use."""
-        if self._online_store is None:
-            self._online_store = self._open_online_store()
-        return self._online_store
+        """The online store, opened on first use with the windows of the model that decides."""
+        return self._stores(self._champion())[0]
 
-    def _judge(self, loaded: Loaded, transaction: ScoredTransaction) -> Verdict:
-        if loaded.champion is None:
-            return _review(loaded.cause or NO_CHAMPION)
+    def _decide(self, group: _Group) -> None:
+        """Find or make a decision on each transaction, and make it durable."""
+        loaded = self._champion()
+        cause = self._cause(loaded)
+        view: View | None = None
         try:
-            with _stage("features"):
-                store = self.online_store()
-                history = store.history(transaction.card_id, transaction.merchant_id, transaction.event_time_us)
-                state_as_of = store.as_of()
-                features = loaded.champion.engine.vector(transaction, history)
+            with stage("state"):
+                _, state = self._stores(loaded)
+                self._record_the_unrecorded(state)
+                view = state.read(group.fresh)
         except OnlineStateTooShort as error:
             # The windows of this model's features have grown; counting what is there would be a wrong number.
             logger.warning("Online store: %s", error)
-            return _review(ONLINE_STATE_TOO_SHORT)
+            cause = cause or ONLINE_STATE_TOO_SHORT
         except FraudPipelinesError as error:
-            logger.warning("Online store: %s", error)
-            return _review(ONLINE_STORE_UNAVAILABLE)
-        try:
-            return _model_verdict(loaded.champion, features, state_as_of)
-        except Exception:
-            # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
-            logger.exception("Model version %s could not score", loaded.champion.version)
-            return _review(MODEL_FAILED, features, state_as_of)
+            self._store_is_away(error)
+            cause = cause or ONLINE_STORE_UNAVAILABLE
+        self._find_earlier(group, view)
+        if view is None:
+            if group.fresh:
+                verdicts = [fallback(cause or ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
+                self._leave(group, self._entries(group, loaded, verdicts, None))
+        else:
+            self._decide_on_state(group, loaded, cause, state, view)
+        with stage("record"):
+            if group.records:
+                self._journal.append(group.records)
+        for id_ in (*group.answers, *group.earlier):
+            self._journaled[id_] = None
+        while len(self._journaled) > _JOURNALED_KEPT:
+            self._journaled.popitem(last=False)
 
-    def _record(self, decision: Decision) -> Decision:
-        try:
-            return self.ledger().record_decision(decision)
-        except LedgerUnavailable as error:
-            logger.warning("Ledger: %s", error)
-            raise Problem(
-                503,
-                "ledger_unavailable",
-                "The decision cannot be stored now, so none is given.",
-                next_step="Send the same transaction again shortly; until then apply your own fallback.",
-            ) from None
+    def _decide_on_state(
+        self, group: _Group, loaded: Loaded, cause: str | None, state: RecentState, view: View
+    ) -> None:
+        for attempt in range(MOST_ATTEMPTS):
+            if attempt:
+                metrics().state_conflicts.inc()
+                try:
+                    view = state.read(group.fresh)
+                except FraudPipelinesError as error:
+                    self._store_is_away(error)
+                    break
+                self._find_earlier(group, view)
+            if not group.fresh:
+                return
+            cards, merchants = state.include(group.fresh)
+            if cause is None and loaded.champion is not None:
+                verdicts = judge(loaded.champion, group.fresh, cards, merchants, view.as_of_us, self._validity)
+            else:
+                verdicts = [fallback(cause or NO_CHAMPION, self._validity.decision)] * len(group.fresh)
+            entries = self._entries(group, loaded, verdicts, view.as_of_us)
+            try:
+                with stage("state"):
+                    outcome = state.append(entries)
+            except FraudPipelinesError as error:
+                # Whether the store took them is unknown. They are sound, and recorded again when it is back.
+                self._store_is_away(error)
+                self._leave(group, entries)
+                return
+            if outcome.is_recorded:
+                group.records += [decision for t, decision in entries if t.transaction_id not in outcome.decided]
+                for id_, record in outcome.decided.items():
+                    group.was_decided(id_, StoredDecision.read(record), record)
+                return
+        # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
+        verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
+        self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
 
-    def _make_visible(self, transaction: ScoredTransaction) -> None:
-        try:
-            self.online_store().record_transaction(transaction)
-        except FraudPipelinesError as error:
-            # The decision stands: it is durable, and the next rebuild of the online state brings the transaction.
+    def _find_earlier(self, group: _Group, view: View | None) -> None:
+        """Decisions there are already: kept here, in the online store, or in the ledger where only it may have them."""
+        for transaction in group.fresh:
+            id_ = transaction.transaction_id
+            record = view.decisions.get(id_) if view else None
+            if record is None and id_ in self._unrecorded:
+                record = self._unrecorded[id_].decision
+            if record is not None:
+                # A process may have ended between the online store and its journal.
+                group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
+        is_uncertain = self._clock() < self._ask_ledger_until or view is None
+        asked = [
+            transaction.transaction_id
+            for transaction in group.fresh
+            if is_uncertain
+            or (view and transaction.transaction_id in view.stored)
+            or (view and view.as_of_us is not None and transaction.event_time_us <= view.as_of_us - DECISIONS_KEPT_US)
+        ]
+        if asked:
+            try:
+                for id_, decision in self._ledger().decisions_on(asked).items():
+                    group.was_decided(id_, StoredDecision.of(decision))
+            except FraudPipelinesError as error:
+                logger.warning("Ledger: %s", error)
+
+    def _entries(
+        self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None
+    ) -> list[Entry]:
+        facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
+        for transaction, verdict in zip(group.fresh, verdicts, strict=True):
+            answer = answer_of(transaction, verdict, facts, as_of_us, now)
+            group.answers[transaction.transaction_id] = answer
+            entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
+            if verdict.fallback is not None:
+                metrics().fallback.labels(verdict.fallback).inc()
+            elif verdict.probability is not None:
+                metrics().score.observe(verdict.probability)
+        return entries
+
+    def _leave(self, group: _Group, entries: list[Entry]) -> None:
+        """Keep what the online store could not take; it is durable all the same."""
+        group.records += [entry.decision for entry in entries]
+        for entry in entries:
+            self._unrecorded[entry.transaction.transaction_id] = entry
+        while len(self._unrecorded) > MOST_UNRECORDED:
+            # The decision stands, and the next rebuild of the online state brings the transaction.
+            self._unrecorded.popitem(last=False)
             metrics().state_behind.inc()
-            logger.warning("Online store: %s", error)
+
+    def _record_the_unrecorded(self, state: RecentState) -> None:
+        while self._unrecorded:
+            entries = list(self._unrecorded.values())[:500]
+            for entry in entries:
+                state.forget(entry.transaction)
+            if state.append(entries).is_recorded:
+                for entry in entries:
+                    del self._unrecorded[entry.transaction.transaction_id]
+
+    def _store_is_away(self, error: FraudPipelinesError) -> None:
+        logger.warning("Online store: %s", error)
+        self._ask_ledger_until = self._clock() + ASK_LEDGER_SECONDS
+
+    def _cause(self, loaded: Loaded) -> str | None:
+        if loaded.champion is None:
+            return loaded.cause or NO_CHAMPION
+        return MODEL_EXPIRED if loaded.is_expired(datetime.now(UTC)) else None
+
+    def _stores(self, loaded: Loaded) -> tuple[OnlineStore, RecentState]:
+        spec = loaded.champion.bundle.spec if loaded.champion else None
+        spec_hash = spec.hash if spec else None
+        if self._opened is None or self._opened[0] != spec_hash:
+            store = self._open_online_store(spec)
+            before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec))
+            if before is not None:
+                before[1].close()
+        return self._opened[1], self._opened[2]
+
+    def _facts_of(self, champion: Champion | None) -> ModelFacts | None:
+        if champion is None:
+            return None
+        if self._facts is None or self._facts[0] is not champion:
+            self._facts = champion, ModelFacts.of(champion.name, champion.version, champion.digest, champion.bundle)
+        return self._facts[1]
 
 
-def _model_verdict(champion: Champion, features: dict[str, float | None], state_as_of: datetime | None) -> Verdict:
-    bundle = champion.bundle
-    with _stage("model"):
-        matrix = to_matrix([features], bundle.feature_names)
-        probability = float(bundle.predict(matrix)[0])
-        if not math.isfinite(probability):
-            raise ValueError(f"expected a finite probability, found {probability}")
-        decision = bundle.thresholds.decide(probability)
-    reasons: list[dict[str, Any]] = []
-    # An approval owes nobody an explanation, and exact contributions cost more than the score itself.
-    if decision != APPROVE:
-        with _stage("reasons"):
-            reasons = bundle.reasons(matrix, features)
-    return Verdict(decision, probability, reasons, features, state_as_of)
+def _answer(
+    transaction: ScoredTransaction, different: dict[str, ScoredTransaction], group: _Group
+) -> bytes | Problem:
+    id_ = transaction.transaction_id
+    earlier = group.earlier.get(id_)
+    if earlier is not None:
+        return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
+    first = different[id_]
+    if first is not transaction and not StoredDecision.same(first, transaction):
+        return _reused()
+    return group.answers[id_]
 
 
-def _review(
-    cause: str, features: dict[str, float | None] | None = None, state_as_of: datetime | None = None
-) -> Verdict:
-    reason = {"code": cause, "words": FALLBACK_REASONS[cause].words, "contribution": None}
-    return Verdict(REVIEW, None, [reason], features or {}, state_as_of, cause)
-
-
-def _decision(canonical: dict[str, Any], verdict: Verdict, champion: Champion | None) -> Decision:
-    decides = champion if verdict.fallback is None else None
-    return Decision(
-        transaction_id=canonical["transaction_id"],
-        event_time=_EPOCH + timedelta(microseconds=canonical["event_time_us"]),
-        card_id=canonical["card_id"],
-        merchant_id=canonical["merchant_id"],
-        decision=verdict.decision,  # type: ignore[arg-type]
-        fraud_probability=verdict.probability,
-        model_version=decides.version if decides else None,
-        bundle_digest=decides.digest if decides else None,
-        thresholds=(
-            {"review": decides.bundle.thresholds.review, "block": decides.bundle.thresholds.block} if decides else {}
-        ),
-        reasons=verdict.reasons,
-        features=verdict.features,
-        request={
-            **canonical,
-            # What the answer tells beyond the decision's own columns, so that a repeat tells the same.
-            "served": {
-                "model_name": decides.name if decides else None,
-                "feature_spec_hash": champion.spec_hash if champion else None,
-                "state_as_of": verdict.state_as_of.isoformat() if verdict.state_as_of else None,
-            },
-        },
-        fallback=verdict.fallback,
+def _reused() -> Problem:
+    return Problem(
+        409,
+        "transaction_id_reused",
+        "This transaction_id was decided for another transaction: its time, card, merchant, amount or currency differ.",
+        field="transaction_id",
+        next_step="Send a new transaction_id, or exactly the same transaction to get its decision.",
     )
 
 
-def _answer(stored: Decision, elapsed_seconds: float) -> Answer:
-    served = stored.request["served"]
-    model = None
-    if stored.model_version is not None and stored.bundle_digest is not None:
-        model = ModelVersion(
-            name=served["model_name"], version=stored.model_version, bundle_digest=stored.bundle_digest
-        )
-    as_of = served["state_as_of"]
-    return Answer(
-        transaction_id=stored.transaction_id,
-        decision=stored.decision,
-        fraud_probability=stored.fraud_probability,
-        reasons=[Reason(**reason) for reason in stored.reasons],
-        thresholds=Thresholds(**stored.thresholds) if stored.thresholds else None,
-        model=model,
-        feature_spec_hash=served["feature_spec_hash"],
-        state_as_of=datetime.fromisoformat(as_of).replace(tzinfo=UTC) if as_of else None,
-        processing_time_ms=round(elapsed_seconds * 1000, 3),
-        decided_at=stored.decided_at.replace(tzinfo=UTC),
-        fallback=stored.fallback,
+def _not_durable(code: str) -> Problem:
+    return Problem(
+        503,
+        code,
+        "The decision cannot be stored now, so none is given.",
+        next_step="Send the same transaction again shortly; until then apply your own fallback.",
     )
-
-
-def _count(stored: Decision) -> None:
-    if stored.fallback:
-        metrics().fallback.labels(stored.fallback).inc()
-    if stored.fraud_probability is not None:
-        metrics().score.observe(stored.fraud_probability)
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        metrics().latency.labels(name).observe(time.perf_counter() - started)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -80,7 +81,12 @@ def open_ledger(url: str) -> "Ledger":
             raise LedgerUnavailable(
                 f"The ledger's folder {folder} cannot be made: {error}. Is FRAUD_LEDGER_URL right?"
             ) from error
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://", 1), pool_pre_ping=True)
+    engine = create_engine(
+        url.replace("postgresql://", "postgresql+psycopg2://", 1),
+        pool_pre_ping=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+    )
     if scheme == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_immediately)
@@ -97,6 +103,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._known_names: dict[str, list[str]] = {}
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -152,7 +159,8 @@ class Ledger:
         """Store a decision before it is answered. The first one for a transaction wins and is returned (rule 6)."""
         try:
             with self._transaction() as connection:
-                connection.execute(insert(schema.decisions).values(asdict(decision)))
+                self._remember_names(connection, [decision])
+                connection.execute(insert(schema.decisions).values(_row(decision)))
         except IntegrityError:
             stored = self.decision(decision.transaction_id)
             if stored is None:
@@ -162,8 +170,9 @@ class Ledger:
 
     def record_decisions(self, decisions: Sequence[Decision]) -> None:
         """Store a batch in one transaction. Of several for one transaction the first stays, stored or in the batch."""
-        # No asdict: it would copy every feature vector.
-        self._insert_new(schema.decisions, "transaction_id", [vars(decision) for decision in decisions])
+        with self._transaction() as connection:
+            self._remember_names(connection, decisions)
+            self._insert_new(connection, schema.decisions, "transaction_id", list(map(_row, decisions)))
 
     def decision(self, transaction_id: str) -> Decision | None:
         """The decision on one transaction, if there is one."""
@@ -171,7 +180,15 @@ class Ledger:
             row = connection.execute(
                 select(*_DECISION).where(schema.decisions.c.transaction_id == transaction_id)
             ).first()
-        return Decision(**row._mapping) if row else None
+            return self._decision(connection, row) if row else None
+
+    def decisions_on(self, transaction_ids: Sequence[str]) -> dict[str, Decision]:
+        """The decisions there are on some transactions."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(*_DECISION).where(schema.decisions.c.transaction_id.in_(transaction_ids))
+            ).all()
+            return {row.transaction_id: self._decision(connection, row) for row in rows}
 
     def decisions(self, since: datetime, until: datetime) -> list[Decision]:
         """Decisions on transactions of [since, until), by event time."""
@@ -182,7 +199,7 @@ class Ledger:
                 .where(table.c.event_time >= since, table.c.event_time < until)
                 .order_by(table.c.event_time, table.c.transaction_id)
             ).all()
-        return [Decision(**row._mapping) for row in rows]
+            return [self._decision(connection, row) for row in rows]
 
     def decision_summaries(self, since: datetime, until: datetime, *, through: int) -> Iterator[DecisionSummary]:
         """What was decided in [since, until), by `decided_at` and transaction, of positions up to `through`."""
@@ -212,7 +229,8 @@ class Ledger:
         rows = [asdict(replace(item, recorded_at=recorded_at)) for item in feedback]
         for row in rows:
             del row["position"]
-        self._insert_new(schema.feedback, "feedback_id", rows)
+        with self._transaction() as connection:
+            self._insert_new(connection, schema.feedback, "feedback_id", rows)
 
     def feedback(self, since: datetime, until: datetime, *, through: int | None = None) -> list[Feedback]:
         """Feedback known in [since, until), by `known_at`; of positions up to `through` where it is given."""
@@ -312,18 +330,65 @@ class Ledger:
         rows = self._rows(schema.reports, schema.reports.c.position)
         return [Report(**{name: value for name, value in row._mapping.items() if name != "position"}) for row in rows]
 
-    def _insert_new(self, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
+    def _insert_new(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
+        connection.execute(statement, sorted(rows, key=lambda row: str(row[key])))
+
+    def feature_names(self, feature_spec_hash: str) -> list[str] | None:
+        """Names of the features that were served for a spec, in its order; None of a spec no decision was made with."""
         with self._transaction() as connection:
-            # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
-            connection.execute(statement, sorted(rows, key=lambda row: str(row[key])))
+            return self._names(connection, feature_spec_hash)
+
+    def _names(self, connection: Connection, spec_hash: str) -> list[str] | None:
+        names = self._known_names.get(spec_hash)
+        if names is None:
+            table = schema.feature_names
+            names = connection.execute(select(table.c.names).where(table.c.feature_spec_hash == spec_hash)).scalar()
+        return names
+
+    def _remember_names(self, connection: Connection, decisions: Sequence[Decision]) -> None:
+        """Store the names of feature specs seen for the first time.
+
+        Raises:
+            ContractBroken: a decision has other features than its spec.
+        """
+        for decision in decisions:
+            spec_hash, names = decision.feature_spec_hash, list(decision.features)
+            if spec_hash is None or not names:
+                continue
+            found = self._names(connection, spec_hash)
+            if found is None:
+                row = {"feature_spec_hash": spec_hash, "names": names}
+                self._insert_new(connection, schema.feature_names, "feature_spec_hash", [row])
+            elif found == names:
+                self._known_names[spec_hash] = found  # read, and so committed
+            else:
+                raise ContractBroken(
+                    f"Decision on {decision.transaction_id}: its features are not those of spec {spec_hash}; found "
+                    f"{len(names)}, first {names[0]}. Keep one order of features per spec."
+                )
+
+    def _decision(self, connection: Connection, row: Row[Any]) -> Decision:
+        values = dict(row._mapping)
+        if isinstance(values["features"], list):
+            names = self._names(connection, values["feature_spec_hash"]) or []
+            values["features"] = dict(zip(names, values["features"], strict=True)) if values["features"] else {}
+        return Decision(**values)
 
     def _rows(self, table: Table, *order: Any) -> list[Row[Any]]:
         with self._transaction() as connection:
             return list(connection.execute(select(table).order_by(*order)).all())
+
+
+def _row(decision: Decision) -> dict[str, Any]:
+    row = dict(vars(decision))  # no asdict: it would copy every feature vector
+    if decision.feature_spec_hash is not None:
+        row["features"] = list(decision.features.values())
+    return row
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -41,7 +41,11 @@ class Ingestion:
 
 @dataclass(frozen=True)
 class Decision:
-    """One answered scoring request: what was decided, by which model, from which feature values."""
+    """One answered scoring request: what was decided, by which model, from which feature values.
+
+    `features` are by name, in the order of the spec of `feature_spec_hash` where it is given. `answer` is what the
+    caller was told, all but the time it took.
+    """
 
     transaction_id: str
     event_time: datetime
@@ -57,6 +61,9 @@ class Decision:
     request: dict[str, Any]
     fallback: str | None = None
     decided_at: datetime = field(default_factory=utc_now)
+    anomaly_score: float | None = None
+    feature_spec_hash: str | None = None
+    answer: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -48,17 +48,28 @@ decisions = Table(
     Column("merchant_id", Text, nullable=False),
     Column("decision", String(8), nullable=False),
     Column("fraud_probability", Float(53)),
+    Column("anomaly_score", Float(53)),
     Column("model_version", Text),
     Column("bundle_digest", String(64)),
     Column("thresholds", JSON, nullable=False),
     Column("reasons", JSON, nullable=False),
+    # Values in the order of `feature_names` where there is a feature_spec_hash, else by name.
     Column("features", JSON, nullable=False),
+    Column("feature_spec_hash", String(64)),
     Column("request", JSON, nullable=False),
     Column("fallback", Text),
     Column("decided_at", DateTime, nullable=False),
+    Column("answer", JSON),
     Index("decisions_event_time", "event_time"),
     Index("decisions_decided_at", "decided_at", "transaction_id"),
     sqlite_autoincrement=True,
+)
+
+feature_names = Table(
+    "feature_names",
+    metadata,
+    Column("feature_spec_hash", String(64), primary_key=True),
+    Column("names", JSON, nullable=False),
 )
 
 feedback = Table(

@@ -159,7 +159,7 @@ def _by_one_version(
     """Verdicts of one version on every transaction of a day that has feature values."""
     bundle, thresholds = policy(version)
     # Values served for another feature spec may mean something else under the same name.
-    served = [row for row in decisions if row.features and _spec_hash(row) == bundle.spec_hash]
+    served = [row for row in decisions if row.features and row.feature_spec_hash == bundle.spec_hash]
     columns = ["transaction_id", "event_time", *bundle.feature_names]
     stored = session.read(tables.TRANSACTION_FEATURES, columns=columns, since=day, until=day + DAY)
     stored = stored[~stored["transaction_id"].isin([row.transaction_id for row in served])]
@@ -265,7 +265,3 @@ _TYPES_RECORDED: dict[str, Any] = {
     "recorded_probability": np.float64,
     "is_fallback": "boolean",
 }
-
-
-def _spec_hash(decision: Decision) -> str | None:
-    return decision.request.get("served", {}).get("feature_spec_hash")

@@ -8,7 +8,7 @@ only when nobody else touched its card or merchant in between (OnlineStore.appen
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fraud_pipelines.features.entity_state import EntityState
@@ -24,11 +24,9 @@ MOST_ROWS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is known for a group of transactions: the state of the card and the merchant of each, decisions there are
-    already, which of the transactions the store holds, and the moment of its last rebuild."""
+    """What the store said of a group of transactions: decisions there are already, which of the transactions it holds,
+    and the moment of its last rebuild."""
 
-    cards: Sequence[EntityState]
-    merchants: Sequence[EntityState]
     decisions: Mapping[str, bytes]
     stored: frozenset[str]
     as_of_us: int | None
@@ -58,7 +56,7 @@ class RecentState:
         return self._rows
 
     def read(self, transactions: Sequence[ScoredTransaction]) -> View:
-        """Everything for these transactions, as of now.
+        """Bring the cards and merchants of these transactions up to date.
 
         Raises:
             OnlineStoreUnavailable, OnlineStateTooShort: see OnlineStore.read; what is held is forgotten.
@@ -89,25 +87,20 @@ class RecentState:
         except BaseException:
             self.forget_everything()
             raise
-        held_cards, held_merchants = self._held["card"], self._held["merchant"]
-        view = View(
-            cards=[held_cards[transaction.card_id] for transaction in transactions],
-            merchants=[held_merchants[transaction.merchant_id] for transaction in transactions],
-            decisions=snapshot.decisions,
-            stored=snapshot.stored,
-            as_of_us=snapshot.as_of_us,
-        )
         self._make_room(transactions)
-        return view
+        return View(snapshot.decisions, snapshot.stored, snapshot.as_of_us)
 
-    def include(self, transactions: Iterable[ScoredTransaction]) -> None:
-        """Let transactions that are being decided together count for each other, before they are recorded."""
+    def include(
+        self, transactions: Sequence[ScoredTransaction]
+    ) -> tuple[list[EntityState], list[EntityState]]:
+        """Let transactions of the last `read` count for each other; the state of the card and merchant of each."""
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
-        for transaction in transactions:
-            add_transaction(
-                transaction, held_cards.get(transaction.card_id), held_merchants.get(transaction.merchant_id)
-            )
-            self._rows += 2
+        cards = [held_cards[transaction.card_id] for transaction in transactions]
+        merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
+        for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
+            add_transaction(transaction, card, merchant)
+        self._rows += 2 * len(transactions)
+        return cards, merchants
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Record decided transactions that were included; not recorded, read and decide again.

@@ -1,0 +1,96 @@
+"""From transactions with their history to verdicts: features, probability, decision, reasons; or the fallback's cause."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from fraud_pipelines.features.entity_state import EntityState
+from fraud_pipelines.features.online import ScoredTransaction, named
+from fraud_pipelines.models.policy import APPROVE, REVIEW
+from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
+from serving.answers import Verdict, fallback
+from serving.champion import Champion
+from serving.metrics import metrics
+
+logger = logging.getLogger("bentoml.fraud_scorer")
+
+
+@dataclass(frozen=True)
+class Validity:
+    """When a rule decides in place of the model, and how.
+
+    `decision` is REVIEW or BLOCK; `features_max_age` the longest time between a payment and the last time the online
+    store was filled from the warehouse.
+    """
+
+    decision: str = REVIEW
+    features_max_age: timedelta = timedelta(days=3)
+
+
+def judge(
+    champion: Champion,
+    transactions: Sequence[ScoredTransaction],
+    cards: Sequence[EntityState],
+    merchants: Sequence[EntityState],
+    as_of_us: int | None,
+    validity: Validity,
+) -> list[Verdict]:
+    """One verdict per transaction.
+
+    Args:
+        cards, merchants: what is known of each transaction's; see OnlineEngine.matrix.
+        as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
+    """
+    with stage("features"):
+        features = champion.engine.matrix(transactions, cards, merchants)
+    try:
+        with stage("model"):
+            # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
+            inputs = features.astype(np.float32)
+            probabilities, anomaly_scores = champion.bundle.scores(inputs)
+    except Exception:
+        if len(transactions) > 1:  # one that cannot be scored must not take the others with it
+            return [
+                judge(champion, [one], [card], [merchant], as_of_us, validity)[0]
+                for one, card, merchant in zip(transactions, cards, merchants, strict=True)
+            ]
+        # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
+        logger.exception("Model version %s could not score", champion.version)
+        return [fallback(MODEL_FAILED, validity.decision, features[0])]
+    oldest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
+    thresholds = champion.bundle.thresholds
+    verdicts = []
+    for row, transaction in enumerate(transactions):
+        probability = float(probabilities[row])
+        if not probability == probability:
+            logger.error("Model version %s: a probability is not a number", champion.version)
+            verdicts.append(fallback(MODEL_FAILED, validity.decision, features[row]))
+            continue
+        if oldest_us is not None and transaction.event_time_us > oldest_us:
+            verdicts.append(fallback(FEATURES_TOO_OLD, validity.decision, features[row]))
+            continue
+        decision = str(thresholds.decide(probability))
+        reasons = []
+        # An approval owes nobody an explanation.
+        if decision != APPROVE:
+            with stage("reasons"):
+                values = named(features[row], champion.bundle.feature_names)
+                reasons = champion.bundle.reasons(inputs[row : row + 1], values)
+        anomaly = None if anomaly_scores is None else float(anomaly_scores[row])
+        verdicts.append(Verdict(decision, probability, anomaly, reasons, features[row]))
+    return verdicts
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time a stage for the metric fraud_score_latency_seconds; it is of a whole group of requests."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        metrics().latency.labels(name).observe(time.perf_counter() - started)
