@@ -117,7 +117,7 @@ class Journal:
     def pending_records(self) -> int:
         """Records that wait for delivery."""
         with self._changed:
-            return sum(max(0, writer.pending_records) for writer in self._writers())
+            return sum(writer.pending_records for writer in self._writers())
 
     @property
     def pending_bytes(self) -> int:
@@ -191,7 +191,9 @@ class Journal:
                 return
             writer = batch.writer
             writer.delivered = batch.end
-            writer.pending_records -= len(batch.records) + len(batch.broken)
+            # Where a file is damaged, its lines are not as many as were counted.
+            waiting = max(0, writer.pending_records - len(batch.records) - len(batch.broken))
+            writer.pending_records = waiting if writer.pending_bytes else 0
             while self._memory and writer is self._own and self._memory_start < batch.end:
                 self._memory_start += len(self._memory[0]) + LINE_OVERHEAD_BYTES
                 self._memory_used -= len(self._memory.popleft()) + _OBJECT_BYTES
