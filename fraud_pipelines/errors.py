@@ -20,7 +20,9 @@ what was found and the next command.
         ├── LedgerUnavailable
         ├── OnlineStoreUnavailable
         ├── RegistryUnavailable
-        └── ServiceUnavailable
+        ├── ServiceUnavailable
+        ├── JournalUnavailable  the disk under the scoring service's journal does not take records
+        └── JournalFull         what waits for the ledger has reached its limit
 """
 
 
@@ -108,3 +110,11 @@ class RegistryUnavailable(RetryableError):
 
 class ServiceUnavailable(RetryableError):
     """The scoring service does not answer."""
+
+
+class JournalUnavailable(RetryableError):
+    """The disk under the scoring service's journal does not take records now."""
+
+
+class JournalFull(RetryableError):
+    """What waits in the journal for the ledger has reached its limit."""
