@@ -1,9 +1,9 @@
-"""The ledger: ingestions, decisions, promotions and reports, as rows that stay.
+"""The ledger: ingestions, decisions, promotions, reports and API keys, as rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
 
 from fraud_pipelines.ledger.ledger import Ledger, open_ledger
-from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
+from fraud_pipelines.ledger.records import ApiKey, Decision, Ingestion, Promotion, Report
 
-__all__ = ["Decision", "Ingestion", "Ledger", "Promotion", "Report", "open_ledger"]
+__all__ = ["ApiKey", "Decision", "Ingestion", "Ledger", "Promotion", "Report", "open_ledger"]
