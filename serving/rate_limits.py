@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +56,9 @@ class RateLimits:
             clock: nanoseconds of a clock that all processes of the host share and that never goes back.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Never closed while the process lives: closing any descriptor of a file gives up the process's locks on it.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Not before: closing any descriptor of a file gives up the process's locks on it.
+        weakref.finalize(self, os.close, self._file)
         size = SLOTS * 2 * _WORD_BYTES
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:

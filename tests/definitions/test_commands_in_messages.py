@@ -129,7 +129,7 @@ def test_every_command_named_exists_with_its_options(path):
         ("Run: fraud promote --force --reason 'WHY'", ["fraud promote --force --reason 'WHY': an argument is missing"]),
         ("Run: fraud keys create NAME --role score", []),
         ("Run: fraud keys create NAME", ["fraud keys create NAME: --role is required"]),
-        ("what `fraud keys` makes", ["fraud keys makes: no such command"]),
+        ("Run: fraud keys forge NAME", ["fraud keys forge NAME: no such command"]),
         ("with `fraud retrain`", ["fraud retrain: no such command"]),
     ],
 )  # fmt: skip
