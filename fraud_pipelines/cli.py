@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from fraud_pipelines.commands import data, models, services
+from fraud_pipelines.commands import access, data, models, services
 from fraud_pipelines.errors import FraudPipelinesError
 
 EXIT_CODES = """
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (data, models, services):
+for commands in (data, models, services, access):
     app.add_typer(commands.app)
 
 

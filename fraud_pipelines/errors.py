@@ -13,6 +13,7 @@ what was found and the next command.
     │   ├── NoChampion          no model has been promoted yet
     │   ├── OnlineStateTooShort the online store was filled for shorter windows than the model's
     │   ├── UnknownVersion      the registry or ledger has no such model version
+    │   ├── UnknownKey          the ledger has no such API key
     │   ├── PromotionRefused    a gate said no
     │   └── BundleCorrupt       a model bundle's digest does not match its manifest
     └── RetryableError          the same call may succeed later; exit code 4
@@ -76,6 +77,10 @@ class OnlineStateTooShort(PermanentError):
 
 class UnknownVersion(PermanentError):
     """The registry or the ledger has no such model version."""
+
+
+class UnknownKey(PermanentError):
+    """The ledger has no such API key."""
 
 
 class PromotionRefused(PermanentError):

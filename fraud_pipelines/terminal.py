@@ -1,5 +1,6 @@
 """What people see in a terminal: one console, progress bars, tables. No logic of the domain."""
 
+import getpass
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ console = Console(file=_terminal, highlight=False)
 # Data may hold square brackets: nothing printed here is read as markup.
 # A pipe or a log has no width: 160 columns keep a table's row on one line.
 output = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def person() -> str:
+    """Who is at the terminal; a container may run as a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
 
 
 def heading(text: str) -> None:

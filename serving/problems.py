@@ -8,7 +8,7 @@ here it is 422, so that 400 keeps its meaning of "not even JSON".
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -40,9 +40,19 @@ _LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
 class Problem(Exception):
     """An error the caller is told about; everything in it is safe to show."""
 
-    def __init__(self, status: int, code: str, message: str, *, field: str | None = None, next_step: str | None = None):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        next_step: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
         super().__init__(message)
         self.status, self.code, self.message, self.field, self.next_step = status, code, message, field, next_step
+        self.headers = headers
 
     @classmethod
     def common(cls, status: int) -> "Problem":
@@ -57,7 +67,7 @@ class Problem(Exception):
             error["field"] = self.field
         if self.next_step:
             error["next"] = self.next_step
-        return JSONResponse({"error": error}, status_code=self.status)
+        return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)
 
 
 def schema_problem(violations: Iterable[dict[str, Any]]) -> Problem:
@@ -156,14 +166,14 @@ class _Reshaper:
             content = json.loads(self.body)
         except ValueError:
             content = None
-        if isinstance(content, dict):
-            if isinstance(content.get("error"), dict):
-                return Response(bytes(self.body), status_code=status, media_type="application/json")
-            if isinstance(content.get("detail"), list):
-                return schema_problem(content["detail"]).response()
-        response = Problem.common(status).response()
+        if isinstance(content, dict) and isinstance(content.get("error"), dict):
+            response = Response(bytes(self.body), status_code=status, media_type="application/json")
+        elif isinstance(content, dict) and isinstance(content.get("detail"), list):
+            response = schema_problem(content["detail"]).response()
+        else:
+            response = Problem.common(status).response()
         for name, value in start.get("headers", ()):
-            if name.lower() in (b"allow", b"retry-after"):
+            if name.lower() in (b"allow", b"retry-after", b"www-authenticate"):
                 response.headers[name.decode()] = value.decode()
         return response
 

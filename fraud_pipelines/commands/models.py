@@ -1,8 +1,6 @@
 """Commands that train, judge, promote and replay models."""
 
-import getpass
 import json
-import os
 import sys
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -13,7 +11,7 @@ from fraud_pipelines import limits
 from fraud_pipelines.errors import NoChampion
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.settings import load_settings
-from fraud_pipelines.terminal import print_checks
+from fraud_pipelines.terminal import person, print_checks
 
 app = typer.Typer()
 
@@ -28,14 +26,6 @@ AsOf = Annotated[
         formats=["%Y-%m-%d"], help="Moment of the training; nothing known later is used. Default: end of the data."
     ),
 ]
-
-
-def _who() -> str:
-    """The person at the terminal; a container may run as a user without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"
 
 
 @app.command(epilog="Examples:  fraud train   |   fraud train --as-of 2018-08-22 --train-days 28 --test-days 7")
@@ -123,7 +113,7 @@ def tune(
 def promote(
     version: Annotated[str, typer.Argument(help="Registry version to make champion.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    actor: Annotated[str, typer.Option(default_factory=_who, help="Who decides; kept in the ledger.")],
+    actor: Annotated[str, typer.Option(default_factory=person, help="Who decides; kept in the ledger.")],
     force: Annotated[bool, typer.Option("--force", help="Past failed gates; the ledger row says so.")] = False,
 ) -> None:
     """Make a version champion by hand, if its recorded gates allow. A refusal is a ledger row, too."""
@@ -143,7 +133,7 @@ def promote(
 )
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    actor: Annotated[str, typer.Option(default_factory=_who, help="Who decides; kept in the ledger.")],
+    actor: Annotated[str, typer.Option(default_factory=person, help="Who decides; kept in the ledger.")],
     to: Annotated[str | None, typer.Option(help="Version to return to. Default: the champion before this one.")] = None,
 ) -> None:
     """Return to an earlier champion at once; nothing is retrained."""

@@ -1,10 +1,11 @@
-"""The ledger: ingestions, decisions, feedback, promotions and reports, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions, reports and API keys, as rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
 
 from fraud_pipelines.ledger.ledger import Ledger, open_ledger
 from fraud_pipelines.ledger.records import (
+    ApiKey,
     Arrival,
     Decision,
     DecisionSummary,
@@ -17,6 +18,7 @@ from fraud_pipelines.ledger.records import (
 )
 
 __all__ = [
+    "ApiKey",
     "Arrival",
     "Decision",
     "DecisionSummary",

@@ -26,13 +26,15 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid
+from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
 from fraud_pipelines.ledger import schema
 from fraud_pipelines.ledger.records import (
+    ApiKey,
     Arrival,
     Decision,
     DecisionSummary,
@@ -96,7 +98,7 @@ def open_ledger(url: str) -> "Ledger":
 
 
 class Ledger:
-    """Rows that are added, never changed; only the counts of a source loaded again are renewed.
+    """Rows that are added, never changed; but a source loaded again renews its counts, and an API key can be revoked.
 
     Every write is on disk when the call returns (rule 7).
     """
@@ -378,6 +380,33 @@ class Ledger:
             names = self._names(connection, values["feature_spec_hash"]) or []
             values["features"] = dict(zip(names, values["features"], strict=True)) if values["features"] else {}
         return Decision(**values)
+    # API keys
+
+    def add_api_key(self, key: ApiKey) -> None:
+        """Record a new key of the scoring service."""
+        with self._transaction() as connection:
+            connection.execute(insert(schema.api_keys).values(asdict(key)))
+
+    def revoke_api_key(self, key_id: str, *, at: datetime) -> ApiKey:
+        """Revoke a key as of `at` (naive UTC) and return it; a key revoked before keeps its first moment.
+
+        Raises:
+            UnknownKey: the ledger has no such key.
+        """
+        table = schema.api_keys
+        with self._transaction() as connection:
+            connection.execute(
+                update(table).where(table.c.key_id == key_id, table.c.revoked_at.is_(None)).values(revoked_at=at)
+            )
+            row = connection.execute(select(table).where(table.c.key_id == key_id)).first()
+        if row is None:
+            raise UnknownKey(f"The ledger has no API key {key_id!r}. See those there are: fraud keys list")
+        return ApiKey(**row._mapping)
+
+    def api_keys(self) -> list[ApiKey]:
+        """Every key ever made, revoked and expired ones too, oldest first."""
+        order = (schema.api_keys.c.created_at, schema.api_keys.c.key_id)
+        return [ApiKey(**row._mapping) for row in self._rows(schema.api_keys, *order)]
 
     def _rows(self, table: Table, *order: Any) -> list[Row[Any]]:
         with self._transaction() as connection:

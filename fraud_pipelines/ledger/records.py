@@ -152,3 +152,23 @@ class Report:
     sha256: str
     previous_sha256: str | None
     created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key of the scoring service, without its secret. `rate_per_second` and `burst` count transactions.
+
+    Of the secret there is the SHA-256, as hexadecimal digits. A slow hash with a salt, as for passwords, would add
+    nothing: the secret has 256 random bits, so no list of likely secrets exists, and every request would pay for it.
+    """
+
+    key_id: str
+    name: str
+    roles: list[str]
+    secret_sha256: str
+    rate_per_second: float
+    burst: int
+    created_by: str
+    created_at: datetime = field(default_factory=utc_now)
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None

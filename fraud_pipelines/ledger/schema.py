@@ -114,3 +114,18 @@ reports = Table(
     Column("previous_sha256", String(64)),
     Column("created_at", DateTime, nullable=False),
 )
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("roles", JSON, nullable=False),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("rate_per_second", Float(53), nullable=False),
+    Column("burst", Integer, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime, nullable=False),
+    Column("expires_at", DateTime),
+    Column("revoked_at", DateTime),
+)

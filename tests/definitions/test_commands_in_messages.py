@@ -44,7 +44,14 @@ def problems(text: str) -> Iterator[str]:
             if is_quoted or is_told or "--" in tokens:
                 yield f"{words}: no such command"
             continue
-        yield from (f"{words}: {problem}" for problem in _misused(COMMANDS[name], tokens, is_told))
+        command = COMMANDS[name]
+        if hasattr(command, "commands"):  # a command of commands, such as `fraud keys`
+            if tokens and tokens[0] not in command.commands:
+                yield f"{words}: no such command"
+            if not tokens or tokens[0] not in command.commands:
+                continue
+            command, tokens = command.commands[tokens[0]], tokens[1:]
+        yield from (f"{words}: {problem}" for problem in _misused(command, tokens, is_told))
 
 
 def _misused(command: Any, tokens: list[str], is_told: bool) -> Iterator[str]:
@@ -120,6 +127,9 @@ def test_every_command_named_exists_with_its_options(path):
         ]),
         ("by hand: fraud promote 3 --force", ["fraud promote 3 --force: --reason is required"]),
         ("Run: fraud promote --force --reason 'WHY'", ["fraud promote --force --reason 'WHY': an argument is missing"]),
+        ("Run: fraud keys create NAME --role score", []),
+        ("Run: fraud keys create NAME", ["fraud keys create NAME: --role is required"]),
+        ("Run: fraud keys forge NAME", ["fraud keys forge NAME: no such command"]),
         ("with `fraud retrain`", ["fraud retrain: no such command"]),
     ],
 )  # fmt: skip

@@ -140,14 +140,19 @@ def test_every_command_has_help_and_an_example():
     }
     commands = typer.main.get_command(app).commands
     assert promised <= set(commands)
-    for name, command in commands.items():
+    inner = {
+        f"{name} {inner}": command
+        for name, group in commands.items()
+        for inner, command in getattr(group, "commands", {}).items()
+    }
+    for name, command in (commands | inner).items():
         assert command.help, name
         assert f"fraud {name}" in (command.epilog or ""), name
 
 
 def test_compose_describes_the_production_services():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    assert set(compose["services"]) == {"postgres", "mlflow", "webserver", "daemon", "serving"}
+    assert set(compose["services"]) == {"postgres", "mlflow", "webserver", "daemon", "serving", "nginx"}
     for name, service in compose["services"].items():
         assert "healthcheck" in service, name
     known = {f"FRAUD_{name.upper()}" for name in Settings.model_fields}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid
-from fraud_pipelines.ledger import Decision, Ingestion, Ledger, Promotion, Report, open_ledger
+from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
+from fraud_pipelines.ledger import ApiKey, Decision, Ingestion, Ledger, Promotion, Report, open_ledger
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123456)
 
@@ -125,6 +125,26 @@ def test_an_archived_report_is_never_replaced(ledger):
     with pytest.raises(ContractBroken, match=f"r1 is archived with SHA-256 {'a' * 64}; {'b' * 64} was offered"):
         ledger.archive_report(replace(report, sha256="b" * 64))
     assert ledger.reports() == [report]
+
+
+def test_an_api_key_comes_back_as_it_was(ledger):
+    first = ApiKey("0" * 16, "checkout", ["score"], "a" * 64, 0.5, 1, "ann", NOON)
+    second = ApiKey("1" * 16, "audit", ["auditor", "analyst"], "b" * 64, 200, 400, "bob", NOON, datetime(2027, 1, 1))
+    assert ledger.api_keys() == []
+    for key in (second, first):
+        ledger.add_api_key(key)
+    assert ledger.api_keys() == [first, second]
+
+
+def test_an_api_key_is_revoked_once(ledger):
+    key = ApiKey("0" * 16, "checkout", ["score"], "a" * 64, 200, 400, "ann", NOON)
+    ledger.add_api_key(key)
+    revoked = replace(key, revoked_at=datetime(2026, 1, 2))
+    assert ledger.revoke_api_key(key.key_id, at=datetime(2026, 1, 2)) == revoked
+    assert ledger.revoke_api_key(key.key_id, at=datetime(2026, 1, 3)) == revoked
+    assert ledger.api_keys() == [revoked]
+    with pytest.raises(UnknownKey, match="fraud keys list"):
+        ledger.revoke_api_key("2" * 16, at=NOON)
 
 
 def test_sqlite_has_written_to_the_disk_when_a_commit_returns(tmp_path):
