@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,10 @@ from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.reasons import ANOMALY_SCORE
 
 FORMAT = 3
+if TYPE_CHECKING:
+    from fraud_pipelines.models.explanation import FullReasons
+
+FORMAT = 2
 MANIFEST, GRAPH, BOOSTER, MODEL, SPEC, REFERENCE = (
     "manifest.json",
     "model.onnx",
@@ -141,9 +145,17 @@ class Bundle:
         """
         from fraud_pipelines.models.explanation import top_reasons
 
+        return top_reasons(self.contributions(row)[0], self._input_values(row, values), self.spec)
+
+    def full_reasons(self, row: np.ndarray, values: Mapping[str, float | None]) -> "FullReasons":
+        """One score taken apart, as `explanation.full_reasons`; arguments as of `reasons`."""
+        from fraud_pipelines.models.explanation import full_reasons
+
+        return full_reasons(self.contributions(row)[0], self._input_values(row, values), self.spec)
+
+    def _input_values(self, row: np.ndarray, values: Mapping[str, float | None]) -> dict[str, float | None]:
         score = self.model.anomaly_score(row)
-        anomaly = {} if score is None else {ANOMALY_SCORE: float(score[0])}
-        return top_reasons(self.contributions(row)[0], {**values, **anomaly}, self.spec)
+        return {**values, **({} if score is None else {ANOMALY_SCORE: float(score[0])})}
 
     def importance(self) -> dict[str, float]:
         """Share of the mean absolute SHAP value per input on the reference sample, largest first."""

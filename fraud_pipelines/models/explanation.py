@@ -1,5 +1,6 @@
 """Why a score is what it is: exact SHAP values, over a sample and for one transaction in plain words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,66 @@ def top_reasons(
                 }
             )
     return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class InputContribution:
+    """One input of the model behind a reason: its value (None is missing), what it adds in log-odds, what it means."""
+
+    name: str
+    value: float | None
+    contribution: float
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class FullReason:
+    """One reason with everything behind it: `contribution` is the sum of those of its inputs, log-odds, up or down."""
+
+    code: str
+    words: str
+    meaning: str
+    contribution: float
+    inputs: tuple[InputContribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FullReasons:
+    """A score taken apart: `base_value`, the log-odds with nothing known, and what every reason adds to it."""
+
+    base_value: float
+    reasons: tuple[FullReason, ...]
+
+    @property
+    def log_odds(self) -> float:
+        """What it all adds up to: the score's log-odds, within the single precision of the model."""
+        return self.base_value + sum(reason.contribution for reason in self.reasons)
+
+
+def full_reasons(contributions_row: np.ndarray, values: Mapping[str, float | None], spec: FeatureSpec) -> FullReasons:
+    """Every reason of one score with every input behind it; of both, what pushed up most comes first.
+
+    Of equal ones the first of the catalogue, or of the spec, comes first. Reasons without an input in this model, such
+    as that of an anomaly score it does not have, are left out; inputs that add nothing are not.
+
+    Args:
+        contributions_row, values: as of `top_reasons`.
+    Raises:
+        ContractBroken: the row has another shape.
+        SpecInvalid: there is an anomaly score, and the spec is of before there was a catalogue.
+    """
+    behind: dict[str, list[InputContribution]] = {}
+    for name, code, push in _inputs(contributions_row, spec):
+        meaning = spec.reason(code).meaning if name == ANOMALY_SCORE else spec.feature(name).meaning
+        behind.setdefault(code, []).append(InputContribution(name, values.get(name), push, meaning))
+    reasons = []
+    for code, contribution in reason_contributions(contributions_row, spec).items():
+        if code in behind:
+            inputs = sorted(behind[code], key=lambda entry: -entry.contribution)
+            said = spec.reason(code)
+            reasons.append(FullReason(code, said.words, said.meaning, contribution, tuple(inputs)))
+    reasons.sort(key=lambda reason: -reason.contribution)
+    return FullReasons(float(contributions_row[-1]), tuple(reasons))
 
 
 def reason_contributions(contributions_row: np.ndarray, spec: FeatureSpec) -> dict[str, float]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import parse_spec
 from fraud_pipelines.features.vector import to_matrix
-from fraud_pipelines.models.explanation import reason_contributions, shap_summary, top_reasons
+from fraud_pipelines.models.explanation import full_reasons, reason_contributions, shap_summary, top_reasons
 from tests.served_models import tiny_bundle
 
 
@@ -152,6 +152,8 @@ def test_contributions_of_another_spec_are_refused(bundle, surplus):
     count = len(bundle.spec.names)
     with pytest.raises(ContractBroken, match=rf"expected shape \({count + 1},\), or .*found \({count + surplus},\)"):
         top_reasons(np.zeros(count + surplus), {}, bundle.spec)
+    with pytest.raises(ContractBroken, match="expected shape"):
+        full_reasons(np.zeros(count + surplus), {}, bundle.spec)
     with pytest.raises(ContractBroken, match=rf"found \(1, {count + 1}\)"):
         reason_contributions(np.zeros((1, count + 1)), bundle.spec)
 
@@ -181,6 +183,53 @@ def test_reasons_are_the_largest_positive_sums_whatever_the_contributions(bundle
     assert [reason["contribution"] for reason in reasons] == sorted(filter(lambda x: x > 0, pushes.values()))[:-4:-1]
     for reason in reasons:
         assert pushes[reason["code"]] == reason["contribution"]
+
+
+def test_the_full_reasons_hold_every_input_with_its_value_and_meaning(bundle):
+    row = contributions(bundle.spec, -2.0, amount=0.75, card_count_1h=0.5, card_count_24h=-1.5, is_night=-0.25)
+    full = full_reasons(row, {"amount": 812.5, "is_night": None, "card_count_24h": 2.0}, bundle.spec)
+    pushes = [(reason.code, reason.contribution) for reason in full.reasons if reason.contribution]
+    assert pushes == [("AMOUNT", 0.75), ("TIME_OF_DAY", -0.25), ("PAYMENTS_ON_CARD", -1.0)]  # 0.5 - 1.5
+    assert (full.base_value, full.log_odds) == (-2.0, -2.5)
+    amount = full.reasons[0]
+    assert (amount.words, amount.meaning) == ("Amount of this payment", "How much is paid, by itself.")
+    (entry,) = amount.inputs
+    assert (entry.name, entry.value, entry.contribution) == ("amount", 812.5, 0.75)
+    assert entry.meaning == "Amount of the transaction."
+    of_card = next(reason for reason in full.reasons if reason.code == "PAYMENTS_ON_CARD")
+    assert of_card.inputs[0].name == "card_count_1h"
+    assert (of_card.inputs[-1].name, of_card.inputs[-1].value) == ("card_count_24h", 2.0)
+    names = [entry.name for reason in full.reasons for entry in reason.inputs]
+    assert sorted(names) == sorted(bundle.spec.names)  # each once, those that add nothing too
+    assert "UNUSUAL_COMBINATION" not in {reason.code for reason in full.reasons}
+
+
+def test_the_full_reasons_of_a_model_with_an_anomaly_score(bundle):
+    row = contributions(bundle.spec, 9.0, anomaly=0.5, amount=0.25)
+    first, *_ = full_reasons(row, {"anomaly_score": 0.71}, bundle.spec).reasons
+    assert (first.code, [(entry.name, entry.value) for entry in first.inputs]) == (
+        *("UNUSUAL_COMBINATION", [("anomaly_score", 0.71)]),
+    )
+    assert first.inputs[0].meaning == bundle.spec.reason("UNUSUAL_COMBINATION").meaning
+
+
+def test_the_full_reasons_of_real_scores_add_up_to_their_log_odds(bundle, frame):
+    matrix = to_matrix(frame, bundle.feature_names)
+    margins = bundle.margin(matrix)
+    for position in range(20):
+        values = frame.iloc[position].replace({np.nan: None}).to_dict()
+        full = bundle.full_reasons(matrix[position : position + 1], values)
+        assert full.log_odds == pytest.approx(margins[position], abs=1e-4)
+        order = [reason.contribution for reason in full.reasons]
+        assert order == sorted(order, reverse=True)
+        for reason in full.reasons:
+            inputs = [entry.contribution for entry in reason.inputs]
+            assert reason.contribution == pytest.approx(sum(inputs), abs=1e-12)
+            assert inputs == sorted(inputs, reverse=True)
+        shown = {entry.name: entry.value for reason in full.reasons for entry in reason.inputs}
+        assert shown == pytest.approx(values)
+        top = bundle.reasons(matrix[position : position + 1], values)
+        assert [reason["code"] for reason in top] == [r.code for r in full.reasons[: len(top)]]
 
 
 def test_a_bundle_of_before_the_catalogue_explains_feature_by_feature(bundle):
