@@ -19,10 +19,12 @@ from fraud_pipelines.errors import FraudPipelinesError, LedgerUnavailable, Onlin
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.ledger import Decision, Ledger
+from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.reasons import (
     FALLBACK_REASONS,
+    MODEL_EXPIRED,
     MODEL_FAILED,
     NO_CHAMPION,
     ONLINE_STATE_TOO_SHORT,
@@ -141,6 +143,8 @@ class Scorer:
     def _judge(self, loaded: Loaded, transaction: ScoredTransaction) -> Verdict:
         if loaded.champion is None:
             return _review(loaded.cause or NO_CHAMPION)
+        if loaded.is_expired(utc_now()):
+            return _review(MODEL_EXPIRED)
         try:
             with _stage("features"):
                 store = self.online_store()

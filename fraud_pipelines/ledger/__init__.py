@@ -4,6 +4,6 @@ SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on
 """
 
 from fraud_pipelines.ledger.ledger import Ledger, open_ledger
-from fraud_pipelines.ledger.records import Decision, Ingestion, Promotion, Report
+from fraud_pipelines.ledger.records import CurrentChampion, Decision, Ingestion, Promotion, Report
 
-__all__ = ["Decision", "Ingestion", "Ledger", "Promotion", "Report", "open_ledger"]
+__all__ = ["CurrentChampion", "Decision", "Ingestion", "Ledger", "Promotion", "Report", "open_ledger"]
