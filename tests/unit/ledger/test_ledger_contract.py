@@ -76,8 +76,8 @@ def test_the_first_decision_on_a_transaction_wins(ledger):
 
 def test_decisions_are_cut_half_open_by_event_time(ledger):
     times = {"a": datetime(2026, 1, 1), "b": datetime(2026, 1, 1, 23, 59, 59, 999999), "c": datetime(2026, 1, 2)}
-    for name, time in times.items():
-        ledger.record_decision(decision(name, event_time=time))
+    for name, moment in times.items():
+        ledger.record_decision(decision(name, event_time=moment))
     found = ledger.decisions(datetime(2026, 1, 1), datetime(2026, 1, 2))
     assert [row.transaction_id for row in found] == ["a", "b"]
 
@@ -188,11 +188,9 @@ def test_asking_for_the_champion_waits_for_no_writer(tmp_path):
 
 def test_rows_from_before_bundles_were_kept_stay_as_they_are(url):
     """The tables of revision 0001 with one row, brought up to date."""
-    engine = create_engine(url) if url.startswith("postgresql") else None
-    if engine is None:
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True)
-        engine = create_engine(url)
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True)
+    engine = create_engine(url)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
