@@ -37,6 +37,8 @@ WARM_UP_FAILED = "warm_up_failed"
 ONLINE_STORE_UNAVAILABLE = "online_store_unavailable"
 ONLINE_STATE_TOO_SHORT = "online_state_too_short"
 MODEL_FAILED = "model_failed"
+MODEL_EXPIRED = "model_expired"
+FEATURES_TOO_OLD = "features_too_old"
 
 FALLBACK_REASONS = {
     reason.code: reason
@@ -71,6 +73,16 @@ FALLBACK_REASONS = {
             MODEL_FAILED,
             "The model could not score this transaction: a person must look",
             "The champion failed on this transaction; the service's log has the error.",
+        ),
+        ReasonCode(
+            MODEL_EXPIRED,
+            "The model is overdue for its review: a person must look",
+            "The champion was promoted more than FRAUD_MODEL_REVIEW_DAYS days ago, and nobody has renewed that since.",
+        ),
+        ReasonCode(
+            FEATURES_TOO_OLD,
+            "The history of card and merchant is out of date: a person must look",
+            "The online store was filled too long before this transaction.",
         ),
     )
 }

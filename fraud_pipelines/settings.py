@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     reviews_per_day: float | None = Field(
         None, ge=0, description="Payments people can review in a day. Default: one in a hundred of the daily volume."
     )
+    model_review_days: int = Field(
+        365,
+        ge=1,
+        le=36_500,
+        description="Days after its promotion by which a champion must have been reviewed; from then on the service "
+        "lets people decide.",
+    )
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
 
     @field_validator("home", mode="after")

@@ -1,20 +1,28 @@
-"""The champion of this Bento: found, verified, warmed up; or the cause why a rule must decide instead."""
+"""A model made ready to decide: verified, warmed up, tried; or the cause why a rule must decide instead.
+
+The first one is that of the Bento; champion_watch.py follows the ledger from there.
+"""
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from fraud_pipelines.errors import BundleCorrupt, FraudPipelinesError
 from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
+from fraud_pipelines.limits import LARGEST_COMPILED_DIFFERENCE
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.explanation import top_reasons
 from fraud_pipelines.reasons import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, WARM_UP_FAILED
 
 # The build writes it beside the code; a checkout has none, and there every decision is the fallback's.
 CHAMPION_FOLDER = Path(__file__).resolve().parents[1] / "champion"
+# Of the reference sample: enough to come by most of a model's trees, in a millisecond.
+SMOKE_ROWS = 16
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -37,60 +45,100 @@ class Champion:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the service decides with: a champion, or none and the cause (a code of fraud_pipelines/reasons.py)."""
+    """What the service decides with: a champion, or none and the cause (a code of fraud_pipelines/reasons.py).
+
+    `expires_at`, naive UTC, is when its promotion must have been reviewed; None for a model that nobody promoted.
+    """
 
     champion: Champion | None
     cause: str | None = None
     problem: str | None = None
+    expires_at: datetime | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether the review is overdue at `now`, naive UTC: then a rule must decide (MODEL_EXPIRED)."""
+        return self.expires_at is not None and now >= self.expires_at
 
 
 def load_champion(folder: Path = CHAMPION_FOLDER) -> Loaded:
-    """Load the champion of `folder` (champion.json and bundle/); never raises, since a service must answer.
+    """Load the champion of `folder` (champion.json and bundle/); never raises, since a service must answer."""
+    loaded = _of_folder(folder)
+    if loaded.champion:
+        champion = loaded.champion
+        logger.info("Champion %s version %s, bundle %s", champion.name, champion.version, champion.digest)
+    else:
+        logger.error("No model decides, every transaction goes to review (%s): %s", loaded.cause, loaded.problem)
+    return loaded
 
-    Every digest is checked before anything is parsed, the spec must be the one the model was trained with, and one
-    prediction with reasons must come out finite.
+
+def ready_to_decide(name: str, version: str, digest: str, place: str, read: Callable[[], Bundle]) -> Loaded:
+    """A champion that is verified and has scored, or none and why; never raises.
+
+    Every digest is checked before anything is parsed, the spec must be the one the model was trained with, and the
+    scores and reasons of a row of nothing and of the model's own reference sample must make sense.
+
+    Args:
+        place: what problems call the place of the bundle.
+        read: loads the bundle, its files held against `digest`.
     """
-    if not (folder / "champion.json").is_file():
-        return _fallback(NO_CHAMPION, f"{folder} holds no champion.json. Build a Bento: fraud materialize models/bento")
     try:
-        described = json.loads((folder / "champion.json").read_text())
-        name, version, digest = (str(described[key]) for key in ("name", "version", "bundle_digest"))
-        bundle = Bundle.load(folder / "bundle", digest=digest)
+        bundle = read()
     except (BundleCorrupt, OSError, ValueError, KeyError, TypeError) as error:
-        return _fallback(BUNDLE_CORRUPT, str(error))
+        return Loaded(None, BUNDLE_CORRUPT, str(error))
     try:
         spec = bundle.spec
         if spec.hash != bundle.spec_hash or tuple(spec.names) != bundle.feature_names:
-            return _fallback(
+            return Loaded(
+                None,
                 SPEC_MISMATCH,
-                f"{folder}/bundle: the model expects spec {bundle.spec_hash} with {list(bundle.feature_names)}, "
+                f"{place}: the model expects spec {bundle.spec_hash} with {list(bundle.feature_names)}, "
                 f"the spec beside it is {spec.hash} with {list(spec.names)}. Train again: fraud train",
             )
         engine = OnlineEngine(spec)
     except FraudPipelinesError as error:
-        return _fallback(SPEC_MISMATCH, str(error))
+        return Loaded(None, SPEC_MISMATCH, str(error))
     champion = Champion(name, version, digest, bundle, engine)
     try:
         _warm_up(champion)
     except Exception as error:  # whatever a broken model raises: the rule must decide, and the log must say why
-        return _fallback(WARM_UP_FAILED, f"{folder}/bundle: the first prediction failed: {error}")
-    logger.info("Champion %s version %s, bundle %s", name, version, digest)
+        return Loaded(None, WARM_UP_FAILED, f"{place}: the first prediction failed: {error}")
     return Loaded(champion)
+
+
+def _of_folder(folder: Path) -> Loaded:
+    if not (folder / "champion.json").is_file():
+        problem = f"{folder} holds no champion.json. Build a Bento: fraud materialize models/bento"
+        return Loaded(None, NO_CHAMPION, problem)
+    try:
+        described = json.loads((folder / "champion.json").read_text())
+        name, version, digest = (str(described[key]) for key in ("name", "version", "bundle_digest"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Loaded(None, BUNDLE_CORRUPT, f"{folder}/champion.json cannot be read: {type(error).__name__} {error}")
+    place = folder / "bundle"
+    return ready_to_decide(name, version, digest, str(place), lambda: Bundle.load(place, digest=digest))
 
 
 def _warm_up(champion: Champion) -> None:
     # The first call compiles features and SHAP values, or loads them compiled, and opens the model's session. No caller
     # should pay for that.
     champion.engine.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
-    row = np.full((1, len(champion.bundle.feature_names)), np.nan, dtype=np.float32)
+    bundle = champion.bundle
+    nothing = np.full((1, len(bundle.feature_names)), np.nan, dtype=np.float32)
     for _ in range(3):
-        probability = float(champion.bundle.predict(row)[0])
-        contributions = champion.bundle.contributions(row)
-        top_reasons(contributions[0], {}, champion.bundle.spec)
-    if not (0.0 <= probability <= 1.0 and np.isfinite(contributions).all()):
-        raise ValueError(f"expected a probability in [0, 1] and finite contributions, found {probability}")
+        _require_sense(bundle, nothing)
+    _require_sense(bundle, bundle.sample(SMOKE_ROWS))
 
 
-def _fallback(cause: str, problem: str) -> Loaded:
-    logger.error("No model decides, every transaction goes to review (%s): %s", cause, problem)
-    return Loaded(None, cause, problem)
+def _require_sense(bundle: Bundle, rows: np.ndarray) -> None:
+    probability, contributions = bundle.predict(rows), bundle.contributions(rows)
+    for row in contributions[:1]:
+        top_reasons(row, {}, bundle.spec)
+    if not (((probability >= 0) & (probability <= 1)).all() and np.isfinite(contributions).all()):
+        raise ValueError(f"expected probabilities in [0, 1] and finite contributions, found {probability}")
+    # Two ways to the same number: the compiled graph, and the trees and terms that reasons are made of.
+    difference = float(np.abs(contributions.sum(axis=1) - bundle.margin(rows)).max(initial=0.0))
+    if difference > LARGEST_COMPILED_DIFFERENCE:
+        raise ValueError(
+            f"expected contributions that add up to the log-odds within {LARGEST_COMPILED_DIFFERENCE}, "
+            f"found a difference of {difference:.3g}"
+        )

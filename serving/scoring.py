@@ -228,9 +228,7 @@ class Scorer:
             except FraudPipelinesError as error:
                 logger.warning("Ledger: %s", error)
 
-    def _entries(
-        self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None
-    ) -> list[Entry]:
+    def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
             answer = answer_of(transaction, verdict, facts, as_of_us, now)
@@ -288,9 +286,7 @@ class Scorer:
         return self._facts[1]
 
 
-def _answer(
-    transaction: ScoredTransaction, different: dict[str, ScoredTransaction], group: _Group
-) -> bytes | Problem:
+def _answer(transaction: ScoredTransaction, different: dict[str, ScoredTransaction], group: _Group) -> bytes | Problem:
     id_ = transaction.transaction_id
     earlier = group.earlier.get(id_)
     if earlier is not None:

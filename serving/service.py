@@ -4,7 +4,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import bentoml
 from starlette.applications import Starlette
@@ -18,6 +18,9 @@ from serving.headers import OwnOriginOnly
 from serving.openapi import corrected
 from serving.problems import OneErrorShape, Problem, RefusalsAreNotErrors
 from serving.schemas import Answer, Transaction
+
+if TYPE_CHECKING:
+    from serving.champion import Loaded
 
 # Longer than SQLite waits for another writer, so that a busy store still ends in a decision.
 DECISION_WITHIN_SECONDS = 45.0
@@ -42,11 +45,19 @@ class FraudScorer:
         from fraud_pipelines.ledger import open_ledger
         from fraud_pipelines.online_store import open_online_store
         from serving.champion import load_champion
+        from serving.champion_watch import ChampionWatch
         from serving.metrics import metrics
         from serving.scoring import Scorer
 
         settings = load_settings()
-        loaded = load_champion()
+        self.watch = ChampionWatch(
+            partial(open_ledger, settings.ledger_url),
+            settings.home / "serving" / "champions",
+            bento=load_champion(),
+            review_days=settings.model_review_days,
+            on_change=self._use,
+        )
+        loaded = self.watch.current
         spec = loaded.champion.bundle.spec if loaded.champion else None
         logging.getLogger("bentoml._internal.server.http_app").addFilter(RefusalsAreNotErrors())
         self._metrics = metrics()
@@ -57,9 +68,9 @@ class FraudScorer:
             settings.card_token_key(),
         )
         self.scorer.open_stores()
+        self._use(loaded)
+        self.watch.start()
         logger.info("Code of %s, settings of %s", PROJECT_ROOT, settings.home)
-        if loaded.champion:
-            self._metrics.model.labels(loaded.champion.version, loaded.champion.digest).set(1)
         # One thread: decisions are made one after the other, so the second of two payments with one card sees the
         # first, and the event loop stays free to answer probes. Throughput comes from workers.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decisions")
@@ -83,6 +94,14 @@ class FraudScorer:
         # BentoML passes a Response on as it is; the annotation is the schema of a success.
         return cast(Answer, problem.response())
 
+    def _use(self, loaded: "Loaded") -> None:
+        before = self.scorer.loaded.champion
+        self.scorer.loaded = loaded
+        if before:
+            self._metrics.model.labels(before.version, before.digest).set(0)
+        if loaded.champion:
+            self._metrics.model.labels(loaded.champion.version, loaded.champion.digest).set(1)
+
     async def __is_ready__(self) -> bool:
         return await asyncio.get_running_loop().run_in_executor(None, self.scorer.is_ready)
 
@@ -90,6 +109,7 @@ class FraudScorer:
     def finish(self) -> None:
         """Let the decision being made end before the process does."""
         self._thread.shutdown(wait=True)
+        self.watch.stop()
 
 
 async def model(request: Request) -> JSONResponse:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.models import trees
-from fraud_pipelines.models.additive_model import AdditiveModel, weighted_sum
+from fraud_pipelines.models.additive_model import AdditiveModel, Linear, weighted_sum
 from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacity, Thresholds
@@ -69,6 +69,28 @@ def tiny_bundle(
         reference=pd.DataFrame(matrix[:50], columns=list(spec.names)),
         code_version="test",
         bands=(Band(0.0, 0.3, 900, 3), Band(0.3, 0.7, 100, 40), Band(0.7, 1.0, 1000, 990)),
+    )
+
+
+def constant_bundle(log_odds: float) -> Bundle:
+    """A model that says the same of every payment, made without training: for tests that need several versions."""
+    spec = load_spec()
+    nothing = np.zeros(len(spec.names), dtype=np.float32)
+    return Bundle(
+        model=AdditiveModel(len(spec.names), log_odds, linear=Linear(*[nothing] * 5)),
+        contender="logistic_regression",
+        weights={"logistic_regression": 1.0, "intercept": 0.0},
+        spec_text=spec.text,
+        feature_names=spec.names,
+        spec_hash=spec.hash,
+        thresholds=Thresholds(review=0.3, block=0.7),
+        split=TimeSplit(datetime(2025, 3, 1)),
+        data_hash="0" * 64,
+        parameters={},
+        metrics={},
+        row_counts={},
+        reference=pd.DataFrame(np.zeros((3, len(spec.names))), columns=list(spec.names)),
+        code_version="test",
     )
 
 

@@ -124,7 +124,7 @@ def promote(
     row = promote_by_hand(registry, ledger, version=version, actor=actor, reason=reason, force=force)
     output.print(
         f"Champion is version {row.model_version} (before: {row.previous_version or 'none'}), "
-        f"ledger row {row.promotion_id}. Restart the service to use it: fraud serve"
+        f"ledger row {row.promotion_id}. Running services follow within two seconds."
     )
 
 
@@ -144,7 +144,7 @@ def rollback(
     row = rollback(registry, ledger, to=to, actor=actor, reason=reason)
     output.print(
         f"Champion is version {row.model_version} again (before: {row.previous_version}). "
-        "Restart the service: fraud serve"
+        "Running services follow within two seconds."
     )
 
 

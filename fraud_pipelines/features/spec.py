@@ -244,7 +244,8 @@ def parse_spec(text: str) -> FeatureSpec:
     import yaml
 
     try:
-        document = yaml.safe_load(text)
+        # libyaml reads the same, in an eighth of the time: versions are swapped while requests are served.
+        document = yaml.load(text, yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise SpecInvalid(f"The feature spec is not YAML: {error}") from error
     models = document.get("models") if isinstance(document, dict) else None

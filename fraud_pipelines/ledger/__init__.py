@@ -1,4 +1,4 @@
-"""The ledger: ingestions, decisions, feedback, promotions, reports and API keys, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions with their bundles, reports and API keys, as rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
@@ -7,6 +7,7 @@ from fraud_pipelines.ledger.ledger import Ledger, open_ledger
 from fraud_pipelines.ledger.records import (
     ApiKey,
     Arrival,
+    CurrentChampion,
     Decision,
     DecisionSummary,
     Feedback,
@@ -20,6 +21,7 @@ from fraud_pipelines.ledger.records import (
 __all__ = [
     "ApiKey",
     "Arrival",
+    "CurrentChampion",
     "Decision",
     "DecisionSummary",
     "Feedback",

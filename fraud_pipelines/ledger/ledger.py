@@ -6,7 +6,7 @@ from dataclasses import asdict, fields, replace
 from datetime import date, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from alembic import command
@@ -36,6 +36,7 @@ from fraud_pipelines.ledger import schema
 from fraud_pipelines.ledger.records import (
     ApiKey,
     Arrival,
+    CurrentChampion,
     Decision,
     DecisionSummary,
     Feedback,
@@ -45,6 +46,10 @@ from fraud_pipelines.ledger.records import (
     Report,
     utc_now,
 )
+from fraud_pipelines.models.archive import pack
+
+if TYPE_CHECKING:
+    from fraud_pipelines.models.bundle import Bundle
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Two processes that open a new ledger together must not both create it; any constant will do.
@@ -98,7 +103,8 @@ def open_ledger(url: str) -> "Ledger":
 
 
 class Ledger:
-    """Rows that are added, never changed; but a source loaded again renews its counts, and an API key can be revoked.
+    """Rows that are added, never changed; but the counts of a source loaded again and a damaged bundle are renewed, and
+    an API key can be revoked.
 
     Every write is on disk when the call returns (rule 7).
     """
@@ -108,9 +114,9 @@ class Ledger:
         self._known_names: dict[str, list[str]] = {}
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, *, reads_only: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.connect().execution_options(reads_only=reads_only) as connection, connection.begin():
                 yield connection
         except OperationalError as error:
             raise LedgerUnavailable(
@@ -307,6 +313,64 @@ class Ledger:
         with self._transaction() as connection:
             return connection.execute(query.order_by(table.c.promotion_id.desc()).limit(1)).scalar()
 
+    def champion(self) -> CurrentChampion | None:
+        """Who decides now and with which bundle, in one cheap read; None before the first promotion.
+
+        A row without digest is about the bundle stored last for its version.
+        """
+        rows, kept = schema.promotions, schema.model_bundles
+        stored = (
+            select(kept.c.bundle_digest)
+            .where(kept.c.model_version == rows.c.model_version)
+            .order_by(kept.c.stored_at.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = (
+            select(
+                rows.c.model_version,
+                func.coalesce(rows.c.bundle_digest, stored),
+                rows.c.promotion_id,
+                rows.c.decided_at,
+            )
+            .where(rows.c.kind != "refuse")
+            .order_by(rows.c.promotion_id.desc())
+            .limit(1)
+        )
+        with self._transaction(reads_only=True) as connection:
+            row = connection.execute(query).first()
+        return CurrentChampion(*row) if row else None
+
+    # Bundles
+
+    def store_bundle(self, version: str, bundle: "Bundle") -> None:
+        """Keep a version's bundle, so that a service can load it from here; the same bundle is stored once.
+
+        Content that is no longer what it was is replaced: the digest says what it must be, and `bundle` is verified.
+        """
+        content, table = pack(bundle.contents), schema.model_bundles
+        is_it = table.c.bundle_digest == bundle.digest
+        values = {"content": content, "size_bytes": len(content), "stored_at": utc_now()}
+        added = insert(table).values(bundle_digest=bundle.digest, model_version=version, **values)
+        try:
+            with self._transaction() as connection:
+                stored = connection.execute(select(table.c.content).where(is_it)).scalar()
+                if stored is None:
+                    connection.execute(added)
+                elif stored != content:
+                    connection.execute(update(table).where(is_it).values(**values))
+        except IntegrityError:
+            # Another process stored the same bundle in between.
+            if self.bundle_content(bundle.digest) is None:
+                raise
+
+    def bundle_content(self, digest: str) -> bytes | None:
+        """The archive (models/archive.py) of a bundle, not verified yet; None where it was never stored."""
+        table = schema.model_bundles
+        with self._transaction(reads_only=True) as connection:
+            content = connection.execute(select(table.c.content).where(table.c.bundle_digest == digest)).scalar()
+        return None if content is None else bytes(content)
+
     # Reports
 
     def archive_report(self, report: Report) -> None:
@@ -380,6 +444,7 @@ class Ledger:
             names = self._names(connection, values["feature_spec_hash"]) or []
             values["features"] = dict(zip(names, values["features"], strict=True)) if values["features"] else {}
         return Decision(**values)
+
     # API keys
 
     def add_api_key(self, key: ApiKey) -> None:
@@ -431,5 +496,6 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_immediately(connection: Connection) -> None:
-    # A reader that later writes would fail at once with "database is locked" instead of waiting its turn.
-    connection.exec_driver_sql("begin immediate")
+    # A reader that later writes would fail at once with "database is locked" instead of waiting its turn. One that
+    # never writes need not wait for those who do.
+    connection.exec_driver_sql("begin" if connection.get_execution_options().get("reads_only") else "begin immediate")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.raw.tokens import mask_card_numbers
@@ -128,7 +128,10 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One change of champion, or one refusal to change it (rule 9)."""
+    """One change of champion, or one refusal to change it (rule 9).
+
+    `bundle_digest` says which bundle it is about; rows written before the ledger kept bundles have none.
+    """
 
     kind: Literal["promote", "refuse", "rollback"]
     model_version: str
@@ -139,6 +142,19 @@ class Promotion:
     as_of: datetime | None = None
     decided_at: datetime = field(default_factory=utc_now)
     promotion_id: int | None = None
+    bundle_digest: str | None = None
+
+
+class CurrentChampion(NamedTuple):
+    """The newest promotion or rollback: its version, the digest of the bundle, the row, and when that was written.
+
+    The digest is None where neither the row nor a stored bundle names one.
+    """
+
+    model_version: str
+    bundle_digest: str | None
+    promotion_id: int
+    decided_at: datetime
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -100,6 +101,17 @@ promotions = Table(
     Column("gates", JSON, nullable=False),
     Column("as_of", DateTime),
     Column("decided_at", DateTime, nullable=False),
+    Column("bundle_digest", String(64)),
+)
+
+model_bundles = Table(
+    "model_bundles",
+    metadata,
+    Column("bundle_digest", String(64), primary_key=True),
+    Column("model_version", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("stored_at", DateTime, nullable=False),
 )
 
 reports = Table(

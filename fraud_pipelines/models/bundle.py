@@ -22,15 +22,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken
 from fraud_pipelines.features.spec import FeatureSpec, parse_spec
@@ -42,11 +41,12 @@ from fraud_pipelines.models.policy import PolicyBasis, Thresholds
 from fraud_pipelines.models.splits import TimeSplit
 from fraud_pipelines.reasons import ANOMALY_SCORE
 
-FORMAT = 3
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fraud_pipelines.models.explanation import FullReasons
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, GRAPH, BOOSTER, MODEL, SPEC, REFERENCE = (
     "manifest.json",
     "model.onnx",
@@ -71,6 +71,7 @@ class Bundle:
     included, and `comparison` how it won. `parameters` are the training parameters, `metrics` those on validation,
     `row_counts` the rows and frauds behind them; `policy` says what the thresholds were chosen with (None without
     validation days), `bands` what its probabilities were worth on those days. `baselines` are ONNX files by name.
+    `reference` of a loaded bundle is read when first asked for: a service never asks, and so does without pandas.
     Matrices have shape (n, f) in the order of `feature_names`, missing values as NaN.
     """
 
@@ -86,7 +87,7 @@ class Bundle:
     parameters: dict[str, Any]
     metrics: dict[str, float | None]
     row_counts: dict[str, int]
-    reference: pd.DataFrame = field(repr=False)
+    reference: "pd.DataFrame" = field(repr=False)
     code_version: str = ""
     policy: PolicyBasis | None = None
     comparison: Comparison | None = None
@@ -96,11 +97,9 @@ class Bundle:
     environment: dict[str, str] = field(default_factory=lambda: current_environment())
 
     def __post_init__(self) -> None:
-        if tuple(self.reference.columns) != self.feature_names:
-            raise ContractBroken(
-                "Bundle: the reference sample must hold exactly the features, in their order; "
-                f"expected {list(self.feature_names)}, found {list(self.reference.columns)}."
-            )
+        given = self.__dict__["reference"]
+        if not isinstance(given, bytes):
+            _require_features(tuple(given.columns), self.feature_names)
         if self.model.feature_count != len(self.feature_names):
             raise ContractBroken(
                 f"Bundle: expected a model of {len(self.feature_names)} features, found {self.model.feature_count}."
@@ -166,10 +165,21 @@ class Bundle:
         shares = dict(zip(self.input_names, map(float, sizes / (sizes.sum() or 1.0)), strict=True))
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
-    @cached_property
+    def sample(self, rows: int) -> np.ndarray:
+        """The first rows of the reference sample, shape (up to `rows`, f), single precision; read without pandas."""
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(io.BytesIO(self.contents[REFERENCE]))
+        _require_features(tuple(file.schema_arrow.names), self.feature_names)
+        batch = next(file.iter_batches(batch_size=rows, use_threads=False), None)
+        if batch is None:
+            return np.empty((0, len(self.feature_names)), dtype=np.float32)
+        return np.array([column.to_pylist() for column in batch.columns], dtype=np.float32).T
+
+    @property
     def spec(self) -> FeatureSpec:
         """The feature spec the model was trained with."""
-        return parse_spec(self.spec_text)
+        return _spec_of(self.spec_text)
 
     @property
     def label_delay_days(self) -> int:
@@ -246,26 +256,36 @@ class Bundle:
             BundleCorrupt: a file is missing or differs, the digest is another, or the format is unknown.
         """
         folder = Path(folder)
-        manifest_bytes = _read(folder, MANIFEST)
+        return cls.read(lambda name: _read(folder, name), origin=str(folder), digest=digest)
+
+    @classmethod
+    def read(cls, read: Callable[[str], bytes], *, origin: str, digest: str | None = None) -> "Bundle":
+        """A bundle out of whatever holds its files; else as `load`.
+
+        Args:
+            read: bytes of a file of the bundle by its name, such as `manifest.json`; raises BundleCorrupt without it.
+            origin: what errors call the place.
+        """
+        manifest_bytes = read(MANIFEST)
         found = hashlib.sha256(manifest_bytes).hexdigest()
         if digest is not None and digest != found:
-            raise BundleCorrupt(f"{folder}: expected bundle digest {digest}, found {found}. {_AGAIN}")
-        manifest = _parsed(folder, MANIFEST, manifest_bytes)
+            raise BundleCorrupt(f"{origin}: expected bundle digest {digest}, found {found}. {_AGAIN}")
+        manifest = _parsed(origin, MANIFEST, manifest_bytes)
         listed = set(manifest.get("files", {}))
         others = {name for name in listed - set(FILES) if name != BOOSTER and not _BASELINE.fullmatch(name)}
         if manifest.get("format") != FORMAT or not listed >= set(FILES) or others:
             raise BundleCorrupt(
-                f"{folder}/{MANIFEST}: expected format {FORMAT} with the files {list(FILES)}, found format "
+                f"{origin}/{MANIFEST}: expected format {FORMAT} with the files {list(FILES)}, found format "
                 f"{manifest.get('format')} with {sorted(listed)}. {_AGAIN}"
             )
-        files = {name: _read(folder, name) for name in sorted(listed)}
+        files = {name: read(name) for name in sorted(listed)}
         for name, data in files.items():
             actual = hashlib.sha256(data).hexdigest()
             if actual != manifest["files"][name]:
                 raise BundleCorrupt(
-                    f"{folder}/{name}: expected SHA-256 {manifest['files'][name]}, found {actual}. {_AGAIN}"
+                    f"{origin}/{name}: expected SHA-256 {manifest['files'][name]}, found {actual}. {_AGAIN}"
                 )
-        model = _parsed(folder, MODEL, files[MODEL])
+        model = _parsed(origin, MODEL, files[MODEL])
         bundle = cls(
             model=from_onnx(files[GRAPH]),
             contender=model["contender"],
@@ -279,7 +299,7 @@ class Bundle:
             parameters=model["parameters"],
             metrics=model["metrics"],
             row_counts=model["row_counts"],
-            reference=pd.read_parquet(io.BytesIO(files[REFERENCE])),
+            reference=files[REFERENCE],  # type: ignore[arg-type]  # see _Reference
             code_version=model["code_version"],
             policy=PolicyBasis.from_dict(model["policy"]) if model["policy"] else None,
             bands=tuple(Band(**band) for band in model["bands"]),
@@ -292,6 +312,28 @@ class Bundle:
         bundle.__dict__["contents"] = {MANIFEST: manifest_bytes, **files}
         return bundle
 
+
+class _Reference:
+    """The reference sample as given, or read from its file when first asked for."""
+
+    def __get__(self, bundle: Bundle | None, owner: type[Bundle]) -> Any:
+        if bundle is None:
+            return self
+        given = bundle.__dict__["reference"]
+        if isinstance(given, bytes):
+            import pandas as pd
+
+            given = pd.read_parquet(io.BytesIO(given))
+            _require_features(tuple(given.columns), bundle.feature_names)
+            bundle.__dict__["reference"] = given
+        return given
+
+    def __set__(self, bundle: Bundle, given: Any) -> None:
+        bundle.__dict__["reference"] = given
+
+
+# After the class is made: a dataclass would take what stands in its body for the field's default.
+Bundle.reference = _Reference()  # type: ignore[assignment]
 
 _AGAIN = "Fetch the version from the registry again, or train it again: fraud train"
 # As many rows as a plot of them can show.
@@ -314,11 +356,25 @@ def current_environment() -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=8)
+def _spec_of(text: str) -> FeatureSpec:
+    # Versions of a model mostly share their spec, and reading one is most of what loading a bundle would cost.
+    return parse_spec(text)
+
+
+def _require_features(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found != expected:
+        raise ContractBroken(
+            "Bundle: the reference sample must hold exactly the features, in their order; "
+            f"expected {list(expected)}, found {list(found)}."
+        )
+
+
 def _json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _parquet_bytes(frame: pd.DataFrame) -> bytes:
+def _parquet_bytes(frame: "pd.DataFrame") -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -334,11 +390,11 @@ def _read(folder: Path, name: str) -> bytes:
         raise BundleCorrupt(f"{folder}/{name} cannot be read: {error.strerror}. {_AGAIN}") from error
 
 
-def _parsed(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+def _parsed(origin: str, name: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise BundleCorrupt(f"{folder}/{name} is not JSON: {error}. {_AGAIN}") from error
+        raise BundleCorrupt(f"{origin}/{name} is not JSON: {error}. {_AGAIN}") from error
     if not isinstance(value, dict):
-        raise BundleCorrupt(f"{folder}/{name}: expected a JSON object, found {type(value).__name__}. {_AGAIN}")
+        raise BundleCorrupt(f"{origin}/{name}: expected a JSON object, found {type(value).__name__}. {_AGAIN}")
     return value

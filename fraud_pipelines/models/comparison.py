@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fraud_pipelines import limits
 from fraud_pipelines.models.intervals import RankedDays, day_numbers, draw_days, interval, resampled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Comparison:
 
 
 def compare(
-    rows: pd.DataFrame, log_odds: dict[str, np.ndarray], *, possible: Sequence[str] | None = None
+    rows: "pd.DataFrame", log_odds: dict[str, np.ndarray], *, possible: Sequence[str] | None = None
 ) -> Comparison:
     """Rank the contenders on the rows that all of them were judged on; of those within noise of the best, the simplest.
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fraud_pipelines.errors import ContractBroken, EmptySample
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.reasons import ANOMALY_SCORE, UNUSUAL_COMBINATION
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from fraud_pipelines.models.bundle import Bundle
@@ -27,8 +27,10 @@ class ShapSummary:
     rows: int
     figure: "Figure" = field(repr=False)
 
-    def table(self, model_version: str) -> pd.DataFrame:
+    def table(self, model_version: str) -> "pd.DataFrame":
         """Rows of models.attributions."""
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "model_version": model_version,
@@ -39,7 +41,7 @@ class ShapSummary:
         )
 
 
-def shap_summary(bundle: "Bundle", frame: pd.DataFrame, max_rows: int = 2000) -> ShapSummary:
+def shap_summary(bundle: "Bundle", frame: "pd.DataFrame", max_rows: int = 2000) -> ShapSummary:
     """SHAP values of a sample of rows, those of trees with the shap library's explainer: a route of its own to them.
 
     Args:

@@ -11,13 +11,16 @@ resample does not define it. With one copy of each day a statistic is the metric
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from fraud_pipelines import limits
 from fraud_pipelines.models.metrics import CALIBRATION_BINS, calibration_bin
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -51,8 +54,10 @@ class Gain:
     days: int
 
 
-def day_numbers(event_time: pd.Series) -> np.ndarray:
+def day_numbers(event_time: "pd.Series") -> np.ndarray:
     """Number of each row's UTC day among the days that have rows, from 0, in order of time; shape (n,)."""
+    import pandas as pd
+
     return np.unique(pd.DatetimeIndex(event_time).normalize(), return_inverse=True)[1]
 
 

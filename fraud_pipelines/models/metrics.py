@@ -1,13 +1,16 @@
-"""Numbers that say how well scores separate frauds, with NumPy alone.
+"""Numbers that say how well scores separate frauds.
 
 Everywhere: `is_fraud` bool of shape (n,), `scores` float of shape (n,), larger means more suspicious; tied scores
 are one group, never an order. A number that the sample does not define (no frauds, no genuine rows) is None, not NaN.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CARDS_PER_DAY = 100
 CALIBRATION_BINS = 20
@@ -84,7 +87,7 @@ def recall_at_false_positive_rate(is_fraud: np.ndarray, scores: np.ndarray, limi
 
 
 def card_precision_at_k(
-    event_time: pd.Series, card_id: pd.Series, is_fraud: np.ndarray, scores: np.ndarray, k: int = CARDS_PER_DAY
+    event_time: "pd.Series", card_id: "pd.Series", is_fraud: np.ndarray, scores: np.ndarray, k: int = CARDS_PER_DAY
 ) -> float | None:
     """Mean over days of the share of compromised cards among the k most suspicious cards of the day, in [0, 1].
 
@@ -95,7 +98,7 @@ def card_precision_at_k(
 
 
 def card_precision_by_day(
-    event_time: pd.Series, card_id: pd.Series, is_fraud: np.ndarray, scores: np.ndarray, k: int = CARDS_PER_DAY
+    event_time: "pd.Series", card_id: "pd.Series", is_fraud: np.ndarray, scores: np.ndarray, k: int = CARDS_PER_DAY
 ) -> np.ndarray:
     """Share of compromised cards among the k most suspicious cards, per UTC day that has rows, in order of time.
 
@@ -107,6 +110,8 @@ def card_precision_by_day(
         Shares in [0, 1], shape (days,).
     Source: Fraud Detection Handbook, chapter 4, "Card Precision top-k".
     """
+    import pandas as pd
+
     rows = pd.DataFrame(
         {
             "day": pd.DatetimeIndex(event_time).normalize(),

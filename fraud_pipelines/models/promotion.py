@@ -1,7 +1,9 @@
 """Who becomes champion: gates (gates.py), one decision, one ledger row, and the alias that mirrors it.
 
-The ledger is the truth (rule 9). Every service here writes its row first and moves the registry's alias after; a crash
-in between leaves an alias that is one step behind, and the next call of any of them, or of `mirror_champion`, heals it.
+The ledger is the truth (rule 9). Every function here stores the version's verified bundle in it, then writes its row,
+and moves the registry's alias last: a running service that sees the row finds the bundle (serving/champion_watch.py).
+A crash after the row leaves an alias that is one step behind, and the next call of any of them, or of
+`mirror_champion`, heals it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Literal, Protocol
 
 from fraud_pipelines.errors import NoChampion, PromotionRefused
 from fraud_pipelines.ledger.records import Promotion
+from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.registry import CHAMPION
 
@@ -25,6 +28,7 @@ class LedgerRows(Protocol):
     def record_promotion(self, promotion: Promotion) -> Promotion: ...
     def promotions(self) -> list[Promotion]: ...
     def champion_at(self, moment: datetime | None = None) -> str | None: ...
+    def store_bundle(self, version: str, bundle: Bundle) -> None: ...
 
 
 class Aliases(Protocol):
@@ -33,7 +37,7 @@ class Aliases(Protocol):
     def version_of(self, alias: str) -> str | None: ...
     def set_alias(self, alias: str, version: str) -> None: ...
     def clear_alias(self, alias: str) -> None: ...
-    def load(self, version: str) -> object: ...
+    def load(self, version: str) -> Bundle: ...
 
 
 def decide(gates: Sequence[Gate]) -> Outcome:
@@ -54,8 +58,8 @@ def promote(
 ) -> Promotion:
     """Decide on a version, write the ledger row, then mirror the champion alias.
 
-    A version that is champion already stays so without a new row. `forced` promotes past failing gates, and the row
-    says so with its actor and reason.
+    A version that is champion already stays so without a new row, unless `forced`: that renews its review, for as long
+    as a first promotion would. `forced` also promotes past failing gates; the row says so with its actor and reason.
 
     Returns:
         The row: kind 'promote', or 'refuse' when a gate failed (the champion stays).
@@ -66,24 +70,29 @@ def promote(
     _require_words(actor, reason)
     mirror_champion(registry, ledger)
     previous = ledger.champion_at()
-    if previous == str(version):
+    bundle = registry.load(str(version))
+    if previous == str(version) and not forced:
+        ledger.store_bundle(previous, bundle)  # where the row is older than that, or what was stored is damaged
         return next(row for row in reversed(ledger.promotions()) if row.kind != "refuse")
-    registry.load(str(version))
     outcome = decide(gates)
     recorded = list(gates)
     if forced:
         failed = [gate.name for gate in gates if not gate.passed] or ["none"]
         words = f"{actor} promoted by hand; gates that failed: {', '.join(failed)}"
         recorded.append(Gate("forced_by_hand", None, None, True, words))
+        outcome = "promote"
+    if outcome == "promote":
+        ledger.store_bundle(str(version), bundle)
     row = ledger.record_promotion(
         Promotion(
-            kind="promote" if forced else outcome,
+            kind=outcome,
             model_version=str(version),
             previous_version=previous,
             actor=actor,
             reason=reason,
             gates=[asdict(gate) for gate in recorded],
             as_of=as_of,
+            bundle_digest=bundle.digest,
         )
     )
     mirror_champion(registry, ledger)
@@ -105,7 +114,7 @@ def promote_by_hand(
     judged = [row for row in ledger.promotions() if row.model_version == version and row.gates]
     present = ledger.champion_at()
     gates = [Gate(**gate) for gate in judged[-1].gates if gate["name"] not in BY_HAND] if judged else []
-    if judged and judged[-1].previous_version != present:
+    if judged and version != present and judged[-1].previous_version != present:
         before = judged[-1].previous_version or "none"
         words = f"measured beside champion {before}, the champion now is {present or 'none'}"
         gates.append(Gate("gates_are_about_present_champion", None, None, False, words))
@@ -152,7 +161,8 @@ def rollback(registry: Aliases, ledger: LedgerRows, *, actor: str, reason: str, 
             f"rollback goes to one of {sorted(ever - {present}, key=int) or 'none'}. "
             "For another: fraud promote VERSION --reason 'WHY'"
         )
-    registry.load(to)
+    bundle = registry.load(to)
+    ledger.store_bundle(to, bundle)
     row = ledger.record_promotion(
         Promotion(
             kind="rollback",
@@ -161,6 +171,7 @@ def rollback(registry: Aliases, ledger: LedgerRows, *, actor: str, reason: str, 
             actor=actor,
             reason=reason,
             gates=[],
+            bundle_digest=bundle.digest,
         )
     )
     mirror_champion(registry, ledger)
@@ -188,7 +199,7 @@ def champions(rows: Sequence[Promotion]) -> list[str]:
     for row in rows:
         if row.kind == "rollback" and row.model_version in line:
             del line[line.index(row.model_version) + 1 :]
-        elif row.kind != "refuse":
+        elif row.kind != "refuse" and line[-1:] != [row.model_version]:  # else its review was renewed
             line.append(row.model_version)
     return line
 

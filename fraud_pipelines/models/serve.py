@@ -122,6 +122,7 @@ def start_service(
         "FRAUD_HOME": str(settings.home),
         "FRAUD_LEDGER_URL": settings.ledger_url,
         "FRAUD_ONLINE_STORE_URL": settings.online_store_url,
+        "FRAUD_MODEL_REVIEW_DAYS": str(settings.model_review_days),
         "FRAUD_TOKEN_KEY": settings.card_token_key().decode(),
     }
     return subprocess.Popen(

@@ -16,7 +16,7 @@ from math import factorial
 import numpy as np
 from numba import njit
 
-from fraud_pipelines.models.trees import LEAF, Trees
+from fraud_pipelines.models.trees import Trees
 
 
 @dataclass(frozen=True)
@@ -44,44 +44,22 @@ class Paths:
     @classmethod
     def of(cls, trees: Trees, inputs: int) -> "Paths":
         """Args: inputs: how many inputs the trees may ask about."""
-        values: list[float] = []
-        slots: list[tuple[int, float]] = []
-        steps: list[tuple[int, bool, int]] = []
-        slot_from, step_from, base = [0], [0], 0.0
-        for root in trees.roots:
-            stack: list[tuple[int, list[tuple[int, bool]]]] = [(int(root), [])]
-            while stack:
-                node, path = stack.pop()
-                if trees.left[node] != LEAF:
-                    stack.append((int(trees.right[node]), [*path, (node, False)]))
-                    stack.append((int(trees.left[node]), [*path, (node, True)]))
-                    continue
-                asked: dict[int, float] = {}
-                for step, goes_left in path:
-                    child = trees.left[step] if goes_left else trees.right[step]
-                    share = float(trees.cover[child]) / float(trees.cover[step])
-                    asked[int(trees.feature[step])] = asked.get(int(trees.feature[step]), 1.0) * share
-                numbers = {name: position for position, name in enumerate(asked)}
-                values.append(float(trees.value[node]))
-                slots += asked.items()
-                steps += [(step, goes_left, numbers[int(trees.feature[step])]) for step, goes_left in path]
-                slot_from.append(len(slots))
-                step_from.append(len(steps))
-                base += values[-1] * float(np.prod(list(asked.values())))
-        most = int(np.diff(slot_from).max())
+        leaf_value, slot_from, slot_input, slot_share, step_from, step_node, step_left, step_slot, base = _paths(
+            trees.left, trees.right, trees.feature, trees.cover, trees.value
+        )
         return cls(
             trees=trees,
             inputs=inputs,
-            leaf_value=np.array(values),
-            slot_from=np.array(slot_from, dtype=np.int64),
-            slot_input=np.array([name for name, _ in slots], dtype=np.int64),
-            slot_share=np.array([share for _, share in slots], dtype=np.float64),
-            step_from=np.array(step_from, dtype=np.int64),
-            step_node=np.array([step[0] for step in steps], dtype=np.int64),
-            step_left=np.array([step[1] for step in steps], dtype=np.bool_),
-            step_slot=np.array([step[2] for step in steps], dtype=np.int64),
-            weights=_weights(most),
-            base=base,
+            leaf_value=leaf_value,
+            slot_from=slot_from,
+            slot_input=slot_input,
+            slot_share=slot_share,
+            step_from=step_from,
+            step_node=step_node,
+            step_left=step_left,
+            step_slot=step_slot,
+            weights=_weights(int(np.diff(slot_from).max())),
+            base=float(base),
         )
 
     def contributions(self, matrix: np.ndarray) -> np.ndarray:
@@ -109,7 +87,62 @@ def _weights(most: int) -> np.ndarray:
     return table
 
 
-@njit(cache=True)
+# Both let go of the interpreter's lock: a service goes on answering while a new model is made ready.
+@njit(cache=True, nogil=True)
+def _paths(left, right, feature, cover, value):  # type: ignore[no-untyped-def]
+    """The arrays of `Paths`, leaves in the order of their nodes, which is that of their trees."""
+    nodes = len(left)
+    parent, depth = np.full(nodes, -1, dtype=np.int64), np.zeros(nodes, dtype=np.int64)
+    leaves, steps = 0, 0
+    for node in range(nodes):  # a parent comes before its children
+        if left[node] == -1:
+            leaves += 1
+            steps += depth[node]
+        else:
+            for child in (left[node], right[node]):
+                parent[child], depth[child] = node, depth[node] + 1
+    leaf_value = np.empty(leaves)
+    slot_from, step_from = np.zeros(leaves + 1, dtype=np.int64), np.zeros(leaves + 1, dtype=np.int64)
+    slot_input, slot_share = np.empty(steps, dtype=np.int64), np.empty(steps)
+    step_node, step_slot = np.empty(steps, dtype=np.int64), np.empty(steps, dtype=np.int64)
+    step_left = np.empty(steps, dtype=np.bool_)
+    leaf, base = 0, 0.0
+    for node in range(nodes):
+        if left[node] != -1:
+            continue
+        leaf_value[leaf] = value[node]
+        first_step, first_slot = step_from[leaf], slot_from[leaf]
+        end_step, end_slot = first_step + depth[node], first_slot
+        child = np.int64(node)
+        for step in range(end_step - 1, first_step - 1, -1):
+            step_node[step] = parent[child]
+            step_left[step] = left[parent[child]] == child
+            child = parent[child]
+        whole = leaf_value[leaf]
+        for step in range(first_step, end_step):
+            asked = step_node[step]
+            child = left[asked] if step_left[step] else right[asked]
+            share = np.float64(cover[child]) / np.float64(cover[asked])
+            whole *= share
+            slot = first_slot
+            while slot < end_slot and slot_input[slot] != feature[asked]:
+                slot += 1
+            if slot == end_slot:
+                slot_input[slot], slot_share[slot] = feature[asked], 1.0
+                end_slot += 1
+            slot_share[slot] *= share
+            step_slot[step] = slot - first_slot
+        base += whole
+        leaf += 1
+        step_from[leaf], slot_from[leaf] = end_step, end_slot
+    used = slot_from[leaves]
+    return (
+        leaf_value, slot_from, slot_input[:used].copy(), slot_share[:used].copy(), step_from, step_node, step_left,
+        step_slot, base,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
 def _contributions(  # type: ignore[no-untyped-def]
     matrix, left, feature, threshold, missing_left, leaf_value, slot_from, slot_input, slot_share, step_from,
     step_node, step_left, step_slot, weights, found,

@@ -90,9 +90,7 @@ class RecentState:
         self._make_room(transactions)
         return View(snapshot.decisions, snapshot.stored, snapshot.as_of_us)
 
-    def include(
-        self, transactions: Sequence[ScoredTransaction]
-    ) -> tuple[list[EntityState], list[EntityState]]:
+    def include(self, transactions: Sequence[ScoredTransaction]) -> tuple[list[EntityState], list[EntityState]]:
         """Let transactions of the last `read` count for each other; the state of the card and merchant of each."""
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
         cards = [held_cards[transaction.card_id] for transaction in transactions]

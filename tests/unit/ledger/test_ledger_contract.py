@@ -1,16 +1,26 @@
 """One behavioural suite for every ledger: SQLite and a real PostgreSQL."""
 
 import threading
+import time
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, update
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
 from fraud_pipelines.ledger import ApiKey, Decision, Ingestion, Ledger, Promotion, Report, open_ledger
+from fraud_pipelines.ledger.ledger import MIGRATIONS
+from fraud_pipelines.ledger.schema import model_bundles
+from fraud_pipelines.models.archive import pack, unpack
+from fraud_pipelines.models.bundle import Bundle
+from tests.served_models import constant_bundle
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123456)
+BUNDLE, OTHER = constant_bundle(-1.0), constant_bundle(-2.0)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -66,8 +76,8 @@ def test_the_first_decision_on_a_transaction_wins(ledger):
 
 def test_decisions_are_cut_half_open_by_event_time(ledger):
     times = {"a": datetime(2026, 1, 1), "b": datetime(2026, 1, 1, 23, 59, 59, 999999), "c": datetime(2026, 1, 2)}
-    for name, time in times.items():
-        ledger.record_decision(decision(name, event_time=time))
+    for name, moment in times.items():
+        ledger.record_decision(decision(name, event_time=moment))
     found = ledger.decisions(datetime(2026, 1, 1), datetime(2026, 1, 2))
     assert [row.transaction_id for row in found] == ["a", "b"]
 
@@ -97,6 +107,104 @@ def test_the_champion_of_any_moment_follows_from_the_rows(ledger):
     assert [ledger.champion_at(moment) for moment in moments] == [None, "1", "1", "3", "1"]
     assert [row.promotion_id for row in ledger.promotions()] == [1, 2, 3, 4]
     assert ledger.promotions()[1].gates == [{"name": "floor", "value": 0.5}]
+
+
+def test_the_champion_is_the_newest_row_that_was_no_refusal(ledger):
+    assert ledger.champion() is None
+    ledger.record_promotion(replace(promotion("promote", "1", NOON), bundle_digest="a" * 64))
+    assert ledger.champion() == ("1", "a" * 64, 1, NOON)
+    # Rows count, not their times: two machines' clocks may disagree.
+    ledger.record_promotion(replace(promotion("promote", "2", datetime(2025, 1, 1), "1"), bundle_digest="b" * 64))
+    ledger.record_promotion(replace(promotion("refuse", "3", datetime(2027, 1, 1), "2"), bundle_digest="c" * 64))
+    assert ledger.champion() == ("2", "b" * 64, 2, datetime(2025, 1, 1))
+    assert [row.bundle_digest for row in ledger.promotions()] == ["a" * 64, "b" * 64, "c" * 64]
+
+
+def test_a_row_without_digest_is_about_the_bundle_stored_for_its_version(ledger):
+    ledger.record_promotion(promotion("promote", "1", NOON))
+    assert ledger.champion() == ("1", None, 1, NOON)
+    ledger.store_bundle("2", OTHER)
+    assert ledger.champion().bundle_digest is None
+    ledger.store_bundle("1", BUNDLE)
+    assert ledger.champion().bundle_digest == BUNDLE.digest
+
+
+def stored_bundles(ledger: Ledger) -> list[tuple[str, str]]:
+    with ledger._engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(
+            "select model_version, bundle_digest from model_bundles order by stored_at"
+        )]  # fmt: skip
+
+
+def test_a_bundle_is_stored_once_and_comes_back_as_it_was(ledger):
+    assert ledger.bundle_content(BUNDLE.digest) is None
+    ledger.store_bundle("1", BUNDLE)
+    ledger.store_bundle("1", BUNDLE)
+    ledger.store_bundle("2", OTHER)
+    assert stored_bundles(ledger) == [("1", BUNDLE.digest), ("2", OTHER.digest)]
+    files = unpack(ledger.bundle_content(BUNDLE.digest), origin="ledger")
+    assert files == BUNDLE.contents
+    assert Bundle.read(files.__getitem__, origin="ledger", digest=BUNDLE.digest).digest == BUNDLE.digest
+
+
+def test_processes_that_store_one_bundle_together_store_it_once(ledger):
+    failures = []
+
+    def store() -> None:
+        try:
+            ledger.store_bundle("1", BUNDLE)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=store) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert stored_bundles(ledger) == [("1", BUNDLE.digest)]
+
+
+def test_a_damaged_bundle_is_replaced_when_it_is_stored_again(ledger):
+    ledger.store_bundle("1", BUNDLE)
+    with ledger._engine.begin() as connection:
+        connection.execute(update(model_bundles).values(content=b"torn"))
+    assert ledger.bundle_content(BUNDLE.digest) == b"torn"
+    ledger.store_bundle("1", BUNDLE)
+    assert ledger.bundle_content(BUNDLE.digest) == pack(BUNDLE.contents)
+
+
+def test_asking_for_the_champion_waits_for_no_writer(tmp_path):
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger.record_promotion(promotion("promote", "1", NOON))
+    ledger.store_bundle("1", BUNDLE)
+    with ledger._transaction():  # holds SQLite's one write lock, for which a writer would wait 30 seconds
+        started = time.monotonic()
+        assert ledger.champion().model_version == "1"
+        assert ledger.bundle_content(BUNDLE.digest) is not None
+        assert time.monotonic() - started < 5
+    ledger.close()
+
+
+def test_rows_from_before_bundles_were_kept_stay_as_they_are(url):
+    """The tables of revision 0001 with one row, brought up to date."""
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True)
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "insert into promotions (kind, model_version, actor, reason, gates, decided_at)"
+            " values ('promote', '1', 'ann', 'why', '[]', '2026-01-01 12:00:00.000000')"
+        )
+    engine.dispose()
+    ledger = open_ledger(url)
+    assert ledger.promotions() == [Promotion("promote", "1", None, "ann", "why", [], None, datetime(2026, 1, 1, 12), 1)]
+    assert (ledger.champion_at(), ledger.champion().bundle_digest) == ("1", None)
+    ledger.close()
 
 
 def test_ingesting_the_same_content_again_replaces_its_row(ledger):
@@ -176,7 +284,6 @@ def test_processes_that_open_a_new_ledger_together_create_it_once(url):
 def test_the_migrations_lead_to_the_schema_the_code_expects(url):
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
-    from sqlalchemy import create_engine
 
     from fraud_pipelines.ledger.schema import metadata
 

@@ -148,3 +148,13 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(bundle, f
 def test_the_reference_sample_holds_features_only(bundle):
     with pytest.raises(ContractBroken, match="exactly the features"):
         dataclasses.replace(bundle, reference=bundle.reference.assign(card_id="tok_1"))
+
+
+def test_a_sample_is_the_head_of_the_reference_as_a_matrix(bundle, folder):
+    gaps = bundle.reference.copy()
+    gaps.iloc[1, 2] = np.nan
+    with_gaps = dataclasses.replace(bundle, reference=gaps)
+    sample = Bundle.load(with_gaps.save(folder)).sample(4)
+    assert (sample.shape, sample.dtype) == ((4, len(bundle.feature_names)), np.float32)
+    np.testing.assert_array_equal(sample, gaps.head(4).to_numpy(np.float32))
+    assert len(bundle.sample(10_000)) == len(bundle.reference)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fraud_pipelines.errors import NoChampion, PromotionRefused, UnknownVersion
 from fraud_pipelines.ledger import Ledger, Promotion, open_ledger
+from fraud_pipelines.models.archive import unpack
+from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.gates import Gate
 from fraud_pipelines.models.promotion import (
     champions,
@@ -21,6 +23,7 @@ from fraud_pipelines.models.promotion import (
     promote_by_hand,
     rollback,
 )
+from tests.served_models import constant_bundle
 
 AS_OF = datetime(2026, 4, 1)
 WHO = {"actor": "ada", "reason": "ticket 812"}
@@ -32,11 +35,14 @@ def test_no_gates_at_all_are_a_refusal():
     assert decide([]) == "refuse"
 
 
-class AliasBook:
-    """A registry that knows versions and aliases only, and can be told to fail before an alias moves."""
+BUNDLES = {str(number): constant_bundle(-float(number)) for number in range(1, 5)}
 
-    def __init__(self, versions: tuple[str, ...] = ("1", "2", "3", "4")) -> None:
-        self.versions, self.aliases, self.is_down = versions, {}, False
+
+class AliasBook:
+    """A registry of four models, with its aliases in memory, that can be told to fail before an alias moves."""
+
+    def __init__(self) -> None:
+        self.aliases, self.is_down = {}, False
 
     def version_of(self, alias: str) -> str | None:
         return self.aliases.get(alias)
@@ -49,10 +55,10 @@ class AliasBook:
     def clear_alias(self, alias: str) -> None:
         self.aliases.pop(alias, None)
 
-    def load(self, version: str) -> object:
-        if version not in self.versions:
+    def load(self, version: str) -> Bundle:
+        if version not in BUNDLES:
             raise UnknownVersion(f"no version {version}")
-        return object()
+        return BUNDLES[version]
 
 
 @pytest.fixture
@@ -108,6 +114,46 @@ def test_a_version_that_cannot_be_loaded_is_not_promoted(ledger):
     with pytest.raises(UnknownVersion):
         promote(AliasBook(), ledger, version="99", gates=PASSED, **WHO)
     assert ledger.promotions() == []
+
+
+def test_what_becomes_champion_lies_in_the_ledger_before_its_row_and_a_refused_version_does_not(ledger):
+    book, order = AliasBook(), []
+
+    class Watched:
+        def __getattr__(self, name):
+            order.append(name)
+            return getattr(ledger, name)
+
+    row = promote(book, Watched(), version="1", gates=PASSED, **WHO)
+    assert row.bundle_digest == BUNDLES["1"].digest
+    assert order.index("store_bundle") < order.index("record_promotion")
+    refused = promote(book, ledger, version="2", gates=FAILED, **WHO)
+    assert refused.bundle_digest == BUNDLES["2"].digest
+    assert ledger.bundle_content(BUNDLES["2"].digest) is None
+    promote(book, ledger, version="3", gates=PASSED, **WHO)
+    order.clear()
+    assert rollback(book, Watched(), **WHO).bundle_digest == BUNDLES["1"].digest
+    assert order.index("store_bundle") < order.index("record_promotion")
+    assert unpack(ledger.bundle_content(BUNDLES["3"].digest), origin="x") == BUNDLES["3"].contents
+
+
+def test_promoting_the_champion_again_puts_back_a_bundle_the_ledger_lacks(ledger):
+    ledger.record_promotion(Promotion("promote", "1", None, "ada", "before the ledger kept bundles", []))
+    assert ledger.champion()[:2] == ("1", None)
+    promote(AliasBook(), ledger, version="1", gates=PASSED, **WHO)
+    assert len(ledger.promotions()) == 1
+    assert ledger.champion()[:2] == ("1", BUNDLES["1"].digest)
+
+
+def test_a_forced_promotion_of_the_champion_renews_its_review_and_a_rollback_still_goes_to_the_one_before(ledger):
+    book = AliasBook()
+    promote(book, ledger, version="1", gates=PASSED, **WHO)
+    promote(book, ledger, version="2", gates=PASSED, **WHO)
+    renewed = promote_by_hand(book, ledger, version="2", force=True, actor="eve", reason="yearly review, ticket 900")
+    assert (renewed.kind, renewed.model_version, renewed.previous_version) == ("promote", "2", "2")
+    assert renewed.gates[-1]["words"] == "eve promoted by hand; gates that failed: none"
+    assert ledger.champion().promotion_id == renewed.promotion_id == 3
+    assert rollback(book, ledger, **WHO).model_version == "1"
 
 
 def test_a_crash_between_row_and_alias_heals_with_the_next_call(ledger):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.settings import PROJECT_ROOT
 from serving.champion import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, WARM_UP_FAILED, load_champion
 from tests.served_models import tiny_bundle, unable_to_score
 
@@ -76,3 +79,15 @@ def test_a_model_that_cannot_score_is_noticed(bundle, tmp_path):
     broken = replace(bundle, model=unable_to_score(bundle.model))
     loaded = load_champion(place(broken, tmp_path))
     assert loaded.cause == WARM_UP_FAILED
+
+
+def test_a_process_that_decides_needs_no_pandas(bundle, tmp_path):
+    """Its import costs a replica 0.3 s and 40 MB, and reading the reference sample would bring it in."""
+    place(bundle, tmp_path)
+    program = (
+        "import sys; from pathlib import Path; import serving.scoring; from serving.champion import load_champion;"
+        f"loaded = load_champion(Path({str(tmp_path)!r})); assert loaded.champion, loaded.problem;"
+        "print('pandas' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert ran.stdout.split()[-1:] == ["False"], ran.stderr

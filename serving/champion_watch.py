@@ -1,0 +1,249 @@
+"""The model that decides, kept up to date with the ledger while the service runs.
+
+    ledger row -> memory, this machine's disk, or the ledger's copy of the bundle -> verified, tried -> `current`
+
+A promotion or rollback is a ledger row, so each replica asks for the newest one and follows it: there is no message to
+be lost, and no order of arrival in which two replicas end on different versions. Whatever goes wrong on the way, the
+model that decides goes on deciding.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fraud_pipelines.errors import BundleCorrupt
+from fraud_pipelines.ledger import CurrentChampion, Ledger
+from fraud_pipelines.models.archive import unpack
+from fraud_pipelines.models.bento import BENTO_NAME
+from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.reasons import BUNDLE_CORRUPT
+from serving.champion import Champion, Loaded, ready_to_decide
+from serving.kept_champions import KeptChampions
+
+# A rollback to one of the last champions needs nothing but another pointer.
+MOST_LOADED = 3
+FIRST_CHECK_WITHIN_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 30.0
+
+logger = logging.getLogger("bentoml.fraud_scorer")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A champion that the ledger names and this service could not take over, and why.
+
+    `cause` is a code of fraud_pipelines/reasons.py; `retry_at` is a reading of time.monotonic().
+    """
+
+    row: CurrentChampion
+    cause: str
+    problem: str
+    attempts: int
+    retry_at: float
+
+
+class ChampionWatch:
+    """Keeps the model that decides up to date with the ledger.
+
+    `current` is replaced whole, never changed: a request reads it once and is decided by one model.
+
+    Args:
+        open_ledger: called until it succeeds once.
+        folder: where bundles and the last known champion are kept; replicas on one machine may share it.
+        bento: what the Bento holds: it decides until the ledger names another.
+        review_days: days after a promotion by which it must have been reviewed, for `Loaded.expires_at`.
+        on_change: told of every new `current`, in the thread of the watch.
+        on_pending: told of every failed attempt to take over a champion.
+        interval_seconds: between two questions to the ledger.
+    """
+
+    def __init__(
+        self,
+        open_ledger: Callable[[], Ledger],
+        folder: Path,
+        *,
+        bento: Loaded,
+        review_days: int,
+        on_change: Callable[[Loaded], None] | None = None,
+        on_pending: Callable[[Pending], None] | None = None,
+        interval_seconds: float = 0.5,
+    ) -> None:
+        self.pending: Pending | None = None
+        self.ledger_problem: str | None = None
+        self._open_ledger = open_ledger
+        self._ledger: Ledger | None = None
+        self._kept, self._bento = KeptChampions(folder), bento
+        self._review = timedelta(days=review_days)
+        self._on_change, self._on_pending, self._interval = on_change, on_pending, interval_seconds
+        self._loaded: dict[str, Champion] = {}  # by digest, the one used last at the end
+        self._row: CurrentChampion | None = None
+        self._one_check = threading.Lock()
+        self._is_checked, self._is_stopping = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self.current: Loaded = self._last_known() or bento
+
+    def start(self) -> None:
+        """Follow the ledger from now on. Returns after its first answer, or without it after some seconds."""
+        self._thread = threading.Thread(target=self._run, name="champion-watch", daemon=True)
+        self._thread.start()
+        self._is_checked.wait(FIRST_CHECK_WITHIN_SECONDS)
+
+    def stop(self) -> None:
+        """Follow the ledger no longer; `current` stays."""
+        self._is_stopping.set()
+        if self._thread is not None:
+            self._thread.join(LONGEST_PAUSE_SECONDS)
+
+    def check_once(self) -> bool:
+        """Ask the ledger once and follow it; False where that failed, and `problem` says why. Never raises."""
+        with self._one_check:
+            try:
+                if self._ledger is None:
+                    self._ledger = self._open_ledger()
+                self._follow(self._ledger, self._ledger.champion())
+                self.ledger_problem = None
+            except Exception as error:  # whatever a store or its driver raises: the last known champion decides
+                if self.ledger_problem is None:
+                    logger.warning("The last known champion decides until the ledger answers: %s", error)
+                self.ledger_problem = str(error)
+            return self.problem is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why `current` may not be what the ledger names; None when it is."""
+        return self.ledger_problem or (self.pending.problem if self.pending else None)
+
+    def state(self) -> dict[str, Any]:
+        """What decides, since which ledger row, until when, and what is in the way: plain values for a health page."""
+        loaded, row, pending = self.current, self._row, self.pending
+        waiting = None
+        if pending:
+            waiting = {name: getattr(pending.row, name) for name in ("model_version", "bundle_digest", "promotion_id")}
+            waiting |= {name: getattr(pending, name) for name in ("cause", "problem", "attempts")}
+        return {
+            "model_version": loaded.champion.version if loaded.champion else None,
+            "bundle_digest": loaded.champion.digest if loaded.champion else None,
+            "promotion_id": row.promotion_id if row else None,
+            "expires_at": f"{loaded.expires_at.isoformat()}Z" if loaded.expires_at else None,
+            "pending": waiting,
+            "ledger_problem": self.ledger_problem,
+        }
+
+    def _run(self) -> None:
+        pause = self._interval
+        while not self._is_stopping.is_set():
+            self.check_once()
+            self._is_checked.set()
+            pause = self._interval if self.ledger_problem is None else min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._is_stopping.wait(pause)
+
+    # Following
+
+    def _follow(self, ledger: Ledger, row: CurrentChampion | None) -> None:
+        if row is None or row == self._row:
+            self.pending = None
+            if row is None and self.current is not self._bento:
+                self._use(self._bento, None)
+                self._kept.forget()
+            return
+        attempts = self.pending.attempts if self.pending and self.pending.row == row else 0
+        if self.pending and attempts and time.monotonic() < self.pending.retry_at:
+            return
+        loaded = self._from_here(row) or self._from_ledger(ledger, row)
+        if loaded.champion is None:
+            self._postpone(row, loaded, attempts + 1)
+            return
+        self.pending = None
+        self._use(loaded, row)
+        self._hold(loaded.champion)
+        self._kept.keep(loaded.champion, row)
+
+    def _use(self, loaded: Loaded, row: CurrentChampion | None) -> None:
+        self.current, self._row = loaded, row
+        logger.info(
+            "From now on %s decides, ledger row %s",
+            f"version {loaded.champion.version}" if loaded.champion else f"a rule ({loaded.cause})",
+            row.promotion_id if row else "none",
+        )
+        if self._on_change:
+            self._on_change(loaded)
+
+    def _postpone(self, row: CurrentChampion, failed: Loaded, attempts: int) -> None:
+        retry_in = min(2.0 ** (attempts - 1), LONGEST_RETRY_SECONDS)
+        cause, problem = failed.cause or BUNDLE_CORRUPT, failed.problem or ""
+        self.pending = Pending(row, cause, problem, attempts, time.monotonic() + retry_in)
+        logger.error(
+            "Version %s, champion by ledger row %s, cannot be used (%s), tried again in %.0f s: %s",
+            row.model_version, row.promotion_id, cause, retry_in, problem,
+        )  # fmt: skip
+        if self.current.champion is None and self.current.cause != cause:
+            # Answers name the cause, and this one says more than that there is no champion.
+            self._use(failed, self._row)
+        if self._on_pending:
+            self._on_pending(self.pending)
+
+    # Loading
+
+    def _last_known(self) -> Loaded | None:
+        """The champion that decided when this service last ran; None where that is unknown or it is not kept."""
+        row = self._kept.last_known()
+        loaded = self._from_here(row) if row else None
+        if loaded is None or loaded.champion is None:
+            return None
+        logger.info("Version %s decided last, and does until the ledger answers", loaded.champion.version)
+        self._row = row
+        self._hold(loaded.champion)
+        return loaded
+
+    def _from_here(self, row: CurrentChampion) -> Loaded | None:
+        """The champion of a row out of the Bento, memory or this machine's disk; None where none of them has it."""
+        own, digest = self._bento.champion, row.bundle_digest
+        if own and (own.digest == digest if digest else own.version == row.model_version):
+            return self._promoted(Loaded(own), row)
+        if digest is None:
+            return None
+        if digest in self._loaded:
+            return self._promoted(Loaded(self._loaded[digest]), row)
+        kept = self._kept.load(row.model_version, digest)
+        return self._promoted(kept, row) if kept else None
+
+    def _from_ledger(self, ledger: Ledger, row: CurrentChampion) -> Loaded:
+        digest = row.bundle_digest
+        content = ledger.bundle_content(digest) if digest else None
+        if digest is None or content is None:
+            problem = (
+                f"The ledger names version {row.model_version} champion and holds no bundle of it. Put it there: "
+                f"fraud promote {row.model_version} --reason 'WHY'"
+            )
+            return Loaded(None, BUNDLE_CORRUPT, problem)
+        origin = f"ledger bundle of version {row.model_version}"
+
+        def read() -> Bundle:
+            files = unpack(content, origin=origin)
+
+            def file(name: str) -> bytes:
+                if name not in files:
+                    raise BundleCorrupt(f"The {origin} lacks {name}; it has {sorted(files)}.")
+                return files[name]
+
+            return Bundle.read(file, origin=origin, digest=digest)
+
+        return self._promoted(ready_to_decide(BENTO_NAME, row.model_version, digest, origin, read), row)
+
+    def _promoted(self, loaded: Loaded, row: CurrentChampion) -> Loaded:
+        if loaded.champion is None:
+            return loaded
+        # The ledger's name for it: the same bundle may be another version in another registry.
+        champion = replace(loaded.champion, version=row.model_version)
+        return Loaded(champion, expires_at=row.decided_at + self._review)
+
+    def _hold(self, champion: Champion) -> None:
+        self._loaded.pop(champion.digest, None)
+        self._loaded[champion.digest] = champion
+        for digest in list(self._loaded)[:-MOST_LOADED]:
+            del self._loaded[digest]
