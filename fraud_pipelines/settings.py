@@ -5,6 +5,7 @@ Each store is one URL. Nothing but that URL changes between the embedded form an
 
 import contextlib
 import os
+import re
 import secrets
 from datetime import date
 from functools import cache
@@ -76,6 +77,13 @@ class Settings(BaseSettings):
         "lets people decide.",
     )
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
+    rationale_url: str = Field(
+        "",
+        description="OpenAI-compatible API that puts explanations into words, such as http://localhost:11434/v1. "
+        "Default: none is asked, a template does it.",
+    )
+    rationale_model: str = Field("", description="Name of the language model there.")
+    rationale_key: SecretStr | None = Field(None, description="Its key, where it asks for one.")
 
     @field_validator("home", mode="after")
     @classmethod
@@ -107,6 +115,24 @@ class Settings(BaseSettings):
             raise ValueError("token_key: FRAUD_TOKEN_KEY is required when FRAUD_ENV=production")
         if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
             raise ValueError("token_key: FRAUD_TOKEN_KEY must have at least 32 characters")
+        return self
+
+    @model_validator(mode="after")
+    def _rationale_is_complete(self) -> Self:
+        # Messages never repeat the URL: somebody may have put the key into it.
+        url, key = self.rationale_url, self.rationale_key.get_secret_value() if self.rationale_key else ""
+        if bool(url) != bool(self.rationale_model):
+            raise ValueError(
+                "FRAUD_RATIONALE_URL and FRAUD_RATIONALE_MODEL are needed together; found only one of them"
+            )
+        if url and not re.match(r"https?://[^/?#@]", url):
+            raise ValueError("FRAUD_RATIONALE_URL: expected http://host/path or https://host/path")
+        if re.search(r"[@?#\s]", url):
+            raise ValueError(
+                "FRAUD_RATIONALE_URL must be an address alone, because addresses are logged; set FRAUD_RATIONALE_KEY"
+            )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ValueError("FRAUD_RATIONALE_KEY: expected printable ASCII characters without spaces")
         return self
 
     @property

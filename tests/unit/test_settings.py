@@ -114,3 +114,29 @@ def test_the_env_file_of_the_project_is_read_wherever_the_process_stands(tmp_pat
         check=True,
     ).stdout
     assert printed.split() == ["4001", str(project.resolve() / "data")]
+
+
+def test_a_language_model_is_named_by_address_and_name_together(tmp_settings, monkeypatch):
+    assert (tmp_settings.rationale_url, tmp_settings.rationale_key) == ("", None)
+    with pytest.raises(SettingInvalid, match="FRAUD_RATIONALE_URL and FRAUD_RATIONALE_MODEL"):
+        load(monkeypatch, FRAUD_RATIONALE_URL="https://models.example/v1")
+    settings = load(monkeypatch, FRAUD_RATIONALE_MODEL="small", FRAUD_RATIONALE_KEY="sk-very-secret")
+    assert settings.rationale_key.get_secret_value() == "sk-very-secret"
+    assert "sk-very-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("models.example/v1", ""),
+        ("ftp://models.example/hunter2", ""),
+        ("https://user:hunter2@models.example/v1", ""),
+        ("https://models.example/v1?key=hunter2", ""),
+        ("https://models.example/v1", "hunter2\nX-Other: 1"),
+        ("https://models.example/v1", "hunter2é"),
+    ],
+)
+def test_a_bad_address_or_key_of_a_language_model_is_refused_and_not_repeated(tmp_settings, monkeypatch, url, key):
+    with pytest.raises(SettingInvalid, match="FRAUD_RATIONALE") as caught:
+        load(monkeypatch, FRAUD_RATIONALE_URL=url, FRAUD_RATIONALE_MODEL="small", FRAUD_RATIONALE_KEY=key)
+    assert "hunter2" not in str(caught.value)
