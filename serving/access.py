@@ -169,7 +169,7 @@ class Access:
         key_id, secret = presented.groups()
         entry = self._entries.get(key_id, _NOBODY)
         is_known = hmac.compare_digest(secret_sha256(secret), entry.secret_sha256)
-        if not is_known or entry is _NOBODY:
+        if not is_known:
             raise _unauthorized("key_unknown", "The API key is unknown.")
         if entry.is_revoked:
             raise _unauthorized("key_revoked", f"The key {entry.principal.key_id} was revoked.")
