@@ -76,6 +76,18 @@ class Settings(BaseSettings):
         description="Days after its promotion by which a champion must have been reviewed; from then on the service "
         "lets people decide.",
     )
+    features_max_age_hours: float = Field(
+        72, gt=0, description="Payments later than the online store's last rebuild by more go to the fallback."
+    )
+    fallback: Literal["REVIEW", "BLOCK"] = Field(
+        "REVIEW", description="What is decided when no model can; an approval is not to be had."
+    )
+    decision_log_bytes: int = Field(
+        2**30,
+        ge=2**20,
+        description="Decisions and feedback of one worker that may wait on disk for the ledger; beyond it none are made.",
+    )
+    serving_workers: int = Field(1, ge=1, le=64, description="Worker processes of the scoring service.")
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")
     rationale_url: str = Field(
         "",

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import Decision
+from fraud_pipelines.ledger import Decision, Feedback
 from fraud_pipelines.models.bands import Band, band_of
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.reasons import FALLBACK_REASONS
@@ -24,8 +24,9 @@ from fraud_pipelines.reasons import FALLBACK_REASONS
 # Two requests with one transaction_id are the same one when these agree.
 IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
 _EPOCH = datetime(1970, 1, 1)
+_FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
 _COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
-_VALUES = attrgetter(*_COLUMNS)
+_VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,28 @@ def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarra
     return b'{"kind":"decision","answer":%b,"request":%b,"features":%b}' % (answer, request, vector)
 
 
+def feedback_record(feedback: Feedback) -> bytes:
+    """The record of an analyst's feedback: {"kind": "feedback", ...}."""
+    values = {name: getattr(feedback, name) for name in _FEEDBACK}
+    return orjson.dumps({"kind": "feedback", **values})
+
+
+def feedback_of(record: bytes) -> Feedback:
+    """The feedback of a record.
+
+    Raises:
+        KeyError, ValueError: it is none.
+    """
+    found = orjson.loads(record)
+    values = {name: found[name] for name in _FEEDBACK}
+    return Feedback(**{**values, "known_at": datetime.fromisoformat(values["known_at"])})
+
+
+def is_same(one: ScoredTransaction, other: ScoredTransaction) -> bool:
+    """Whether two requests with one transaction_id are the same one."""
+    return _IDENTITY_OF(one) == _IDENTITY_OF(other)
+
+
 def timed(answer: bytes, seconds: float) -> bytes:
     """The answer with the time spent on this request."""
     return b'%b,"processing_time_ms":%.3f}' % (answer[:-1], seconds * 1000)
@@ -147,7 +170,7 @@ class StoredDecision:
 
     def is_of(self, transaction: ScoredTransaction) -> bool:
         """Whether it is a decision on this very transaction."""
-        return all(self.request.get(name) == getattr(transaction, name) for name in IDENTITY)
+        return tuple(self.request.get(name) for name in IDENTITY) == _IDENTITY_OF(transaction)
 
     @property
     def answer_bytes(self) -> bytes:

@@ -113,6 +113,19 @@ class ChampionWatch:
                 self.ledger_problem = str(error)
             return self.problem is None
 
+    def champion_of(self, digest: str) -> Champion | None:
+        """The model of a bundle, to explain what it decided: from here or the ledger; None where neither has it.
+
+        Raises:
+            LedgerUnavailable: it is not here, and the ledger is away.
+        """
+        current, held = self.current.champion, self._loaded.get(digest)
+        if held is not None or (current is not None and current.digest == digest):
+            return held or current
+        ledger = self._ledger or self._open_ledger()
+        content = ledger.bundle_content(digest)
+        return _unpacked(content, f"ledger bundle {digest[:8]}", "", digest).champion if content else None
+
     @property
     def problem(self) -> str | None:
         """Why `current` may not be what the ledger names; None when it is."""
@@ -222,18 +235,7 @@ class ChampionWatch:
             )
             return Loaded(None, BUNDLE_CORRUPT, problem)
         origin = f"ledger bundle of version {row.model_version}"
-
-        def read() -> Bundle:
-            files = unpack(content, origin=origin)
-
-            def file(name: str) -> bytes:
-                if name not in files:
-                    raise BundleCorrupt(f"The {origin} lacks {name}; it has {sorted(files)}.")
-                return files[name]
-
-            return Bundle.read(file, origin=origin, digest=digest)
-
-        return self._promoted(ready_to_decide(BENTO_NAME, row.model_version, digest, origin, read), row)
+        return self._promoted(_unpacked(content, origin, row.model_version, digest), row)
 
     def _promoted(self, loaded: Loaded, row: CurrentChampion) -> Loaded:
         if loaded.champion is None:
@@ -247,3 +249,19 @@ class ChampionWatch:
         self._loaded[champion.digest] = champion
         for digest in list(self._loaded)[:-MOST_LOADED]:
             del self._loaded[digest]
+
+
+def _unpacked(content: bytes, origin: str, version: str, digest: str) -> Loaded:
+    """The champion of a bundle as the ledger holds it; `origin` is what problems call it."""
+
+    def read() -> Bundle:
+        files = unpack(content, origin=origin)
+
+        def file(name: str) -> bytes:
+            if name not in files:
+                raise BundleCorrupt(f"The {origin} lacks {name}; it has {sorted(files)}.")
+            return files[name]
+
+        return Bundle.read(file, origin=origin, digest=digest)
+
+    return ready_to_decide(BENTO_NAME, version, digest, origin, read)

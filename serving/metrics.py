@@ -16,9 +16,20 @@ class Metrics(NamedTuple):
     requests: Counter
     latency: Histogram
     score: Histogram
+    amount: Counter
     fallback: Counter
+    missing: Counter
     state_behind: Counter
+    state_conflicts: Counter
+    feature_age: Gauge
     model: Gauge
+    review_due: Gauge
+    journal_records: Gauge
+    journal_bytes: Gauge
+    journal_oldest: Gauge
+    dead_letters: Counter
+    feedback: Counter
+    refused: Counter
 
 
 @cache
@@ -29,17 +40,40 @@ def metrics() -> Metrics:
     other workers, and BentoML tells it so only there.
     """
     return Metrics(
-        Counter("fraud_score_requests_total", "Requests to /score.", ["decision", "model", "status"]),
-        Histogram(
-            "fraud_score_latency_seconds", "Time of one decision, by stage.", ["stage"], buckets=LATENCY_BUCKETS_SECONDS
+        requests=Counter(
+            "fraud_score_requests_total", "Payments asked about, by what they were answered.", ["decision", "model", "status"]
         ),
-        Histogram("fraud_score_value", "Fraud probabilities answered.", buckets=SCORE_BUCKETS),
-        Counter("fraud_fallback_total", "Decisions made by a rule instead of the model.", ["cause"]),
-        Counter("fraud_state_behind_total", "Decided transactions the online store could not take."),
-        Gauge(
-            "fraud_model_info",
-            "1 for the model that decides.",
-            ["version", "digest"],
+        latency=Histogram(
+            "fraud_score_latency_seconds",
+            "Time to decide, by stage: total of each request, the others of each group of concurrent requests.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS_SECONDS,
+        ),
+        score=Histogram("fraud_score_value", "Fraud probabilities answered.", buckets=SCORE_BUCKETS),
+        amount=Counter("fraud_decision_amount_sum", "Amounts decided on, in units of the currency.", ["decision", "currency"]),
+        fallback=Counter("fraud_fallback_total", "Decisions made by a rule instead of the model.", ["cause"]),
+        missing=Counter("fraud_feature_missing_total", "Served feature values that were missing.", ["feature"]),
+        state_behind=Counter("fraud_state_behind_total", "Decided transactions the online store could not take."),
+        state_conflicts=Counter("fraud_state_conflicts_total", "Groups decided again: another process was first."),
+        feature_age=Gauge(
+            "fraud_feature_age_seconds",
+            "Time between the last payment and the moment the online store was filled up to.",
             multiprocess_mode="livemostrecent",
         ),
+        model=Gauge("fraud_model_info", "1 for the model that decides.", ["version", "digest"], multiprocess_mode="livemax"),
+        review_due=Gauge(
+            "fraud_model_review_due_seconds",
+            "Seconds until the model must have been reviewed; negative when that is overdue.",
+            multiprocess_mode="livemostrecent",
+        ),
+        journal_records=Gauge(
+            "fraud_decision_log_pending_records", "Records that wait for the ledger.", multiprocess_mode="livesum"
+        ),
+        journal_bytes=Gauge("fraud_decision_log_pending_bytes", "Their bytes.", multiprocess_mode="livesum"),
+        journal_oldest=Gauge(
+            "fraud_decision_log_oldest_seconds", "How long the first of them has waited.", multiprocess_mode="livemax"
+        ),
+        dead_letters=Counter("fraud_decision_log_dead_letters_total", "Records that the ledger can never take."),
+        feedback=Counter("fraud_feedback_total", "Verdicts of analysts.", ["verdict"]),
+        refused=Counter("fraud_requests_refused_total", "Requests refused before a decision.", ["status", "code"]),
     )

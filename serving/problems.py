@@ -1,8 +1,7 @@
 """One shape for every error of the service: {"error": {"code", "message", "field"?, "next"?}}.
 
-BentoML, Starlette and pydantic each have their own; a middleware around them all rewrites what they answer. It also
-refuses a body that is too large or not JSON before anything reads it. BentoML answers a schema violation with 400;
-here it is 422, so that 400 keeps its meaning of "not even JSON".
+BentoML, Starlette and pydantic each have their own; a middleware around them all rewrites what they answer. BentoML
+answers a schema violation with 400; here it is 422, so that 400 keeps its meaning of "not even JSON".
 """
 
 import json
@@ -11,20 +10,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+import orjson
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.metrics import metrics
 
-# A transaction with every field at its longest takes under 2 KiB.
-LARGEST_BODY_BYTES = 64 * 1024
 
 # status -> code, message and next step, where the framework gives no better ones
 _COMMON = {
     400: ("malformed_request", "The request cannot be read.", "Send one JSON object."),
     404: ("not_found", "There is nothing at this path.", "See /docs.json for what there is."),
     405: ("method_not_allowed", "This path does not take this method.", "See /docs.json for what it takes."),
-    413: ("body_too_large", f"The body is larger than {LARGEST_BODY_BYTES} bytes.", "Send one transaction."),
+    413: ("body_too_large", "The body is too large.", "Send less at once."),
     415: ("media_type_not_supported", "The body is not JSON.", "Send Content-Type: application/json, not compressed."),
     500: (
         "internal_error",
@@ -60,14 +57,24 @@ class Problem(Exception):
         code, message, next_step = _COMMON.get(status, ("error", f"The request failed with status {status}.", None))
         return cls(status, code, message, next_step=next_step)
 
-    def response(self) -> Response:
+    @property
+    def content(self) -> bytes:
         """The problem in the one shape."""
         error = {"code": self.code, "message": self.message}
         if self.field:
             error["field"] = self.field
         if self.next_step:
             error["next"] = self.next_step
-        return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)
+        return orjson.dumps({"error": error})
+
+    @property
+    def header_pairs(self) -> list[tuple[bytes, bytes]]:
+        """Its own headers, as ASGI has them."""
+        return [(name.lower().encode(), value.encode()) for name, value in (self.headers or {}).items()]
+
+    def response(self) -> Response:
+        """The problem as an answer."""
+        return Response(self.content, status_code=self.status, headers=self.headers, media_type="application/json")
 
 
 def schema_problem(violations: Iterable[dict[str, Any]]) -> Problem:
@@ -95,49 +102,16 @@ def schema_problem(violations: Iterable[dict[str, Any]]) -> Problem:
 
 
 class OneErrorShape:
-    """ASGI middleware: bounds and buffers the body, and puts every answer from 400 up into the one shape."""
+    """ASGI middleware: puts every answer from 400 up into the one shape."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self.app(scope, receive, _Reshaper(scope, receive, send))
+        else:
             await self.app(scope, receive, send)
-            return
-        if scope["method"] in ("POST", "PUT", "PATCH"):
-            problem, receive = await _bounded_body(scope, receive)
-            if problem:
-                _count(scope, problem.status)
-                await problem.response()(scope, receive, send)
-                return
-        await self.app(scope, receive, _Reshaper(scope, receive, send))
-
-
-async def _bounded_body(scope: Scope, receive: Receive) -> tuple[Problem | None, Receive]:
-    headers = {name.lower(): value for name, value in scope["headers"]}
-    media_type = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-    if media_type != b"application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        return Problem.common(415), receive
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > LARGEST_BODY_BYTES:
-        return Problem.common(413), receive
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > LARGEST_BODY_BYTES:
-            return Problem.common(413), receive
-        more = message.get("more_body", False)
-    pending: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
-
-    async def replay() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return None, replay
 
 
 class _Reshaper:
@@ -157,7 +131,6 @@ class _Reshaper:
             self.body += message.get("body", b"")
             if not message.get("more_body", False):
                 response = self._reshaped(self.start)
-                _count(self.scope, response.status_code)
                 await response(self.scope, self.receive, self.send)
 
     def _reshaped(self, start: Message) -> Response:
@@ -176,11 +149,6 @@ class _Reshaper:
             if name.lower() in (b"allow", b"retry-after", b"www-authenticate"):
                 response.headers[name.decode()] = value.decode()
         return response
-
-
-def _count(scope: Scope, status: int) -> None:
-    if scope["path"].rstrip("/").endswith("/score"):
-        metrics().requests.labels("none", "none", str(status)).inc()
 
 
 class RefusalsAreNotErrors(logging.Filter):

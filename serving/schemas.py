@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from fraud_pipelines import limits
+from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.raw.currencies import EXPONENTS, MINOR_DIGITS
 from fraud_pipelines.raw.tokens import TOKEN, contains_card_number, tokenize_card
 
@@ -161,31 +162,52 @@ class Transaction(BaseModel):
         read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
         return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
 
-    def canonical(self, token_key: bytes) -> dict[str, Any]:
-        """The columns of raw.transactions in this request: card as token, minor units, microseconds since 1970."""
-        optional = self.model_dump(
-            include={
-                "customer_id",
-                "category",
-                "channel",
-                "country",
-                "device_id",
-                "home_latitude",
-                "home_longitude",
-                "merchant_latitude",
-                "merchant_longitude",
-            }
-        )
+    def scored(self, token_key: bytes) -> ScoredTransaction:
+        """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""
         since_epoch = self.event_time - _EPOCH
-        return {
-            "transaction_id": self.transaction_id,
-            "event_time_us": (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
-            "card_id": tokenize_card(self.card_id.get_secret_value(), token_key),
-            "merchant_id": self.merchant_id,
-            "amount_minor": self.amount_minor(),
-            "currency": self.currency,
-            **optional,
-        }
+        return ScoredTransaction(
+            self.transaction_id,
+            (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
+            tokenize_card(self.card_id.get_secret_value(), token_key),
+            self.merchant_id,
+            self.amount_minor(),
+            *(self.currency, self.customer_id, self.category, self.channel, self.country, self.device_id),
+            *(self.home_latitude, self.home_longitude, self.merchant_latitude, self.merchant_longitude),
+        )
+
+
+class BatchRequest(BaseModel):
+    """Payments to decide on, each for itself; they count for each other by their event time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    # Each row is read for itself, so that one that is refused does not take the others with it.
+    transactions: list[Any] = Field(min_length=1, description="Transactions as POST /score takes them.")
+
+
+class ById(BaseModel):
+    """A payment that is known already."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    transaction_id: Text = Field(examples=["t-000001"])
+
+
+class FeedbackRequest(BaseModel):
+    """What an analyst says of a payment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    transaction_id: Text = Field(examples=["t-000001"])
+    verdict: Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"] = Field(
+        description="The first two become labels; a later verdict corrects an earlier one.", examples=["CONFIRMED_FRAUD"]
+    )
+    note: Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="Free text; card numbers in it are masked.", examples=["Customer called: not hers."]
+    )
+    feedback_id: Text | None = Field(
+        None, description="Given by the caller, so that sending it again counts once; made up when absent.", examples=["f-17"]
+    )
 
 
 class Reason(BaseModel):
@@ -203,6 +225,10 @@ class Reason(BaseModel):
             "The history of card and merchant cannot be read: a person must look",
         ],
     )
+    feature: str | None = Field(
+        description="The feature with this code that pushed most; null for a rule.", examples=["card_count_1h"]
+    )
+    value: float | None = Field(description="Its value; null when it was missing.", examples=[7.0])
     contribution: float | None = Field(
         description="Push towards fraud in log-odds, of all features with this code together; null for a rule.",
         examples=[1.27],
@@ -215,6 +241,17 @@ class Thresholds(BaseModel):
 
     review: float = Field(description="Probability in [0, 1].", examples=[0.3])
     block: float = Field(description="Probability in [0, 1].", examples=[0.7])
+
+
+class Confidence(BaseModel):
+    """The band of probabilities this one lies in, and what came of such payments on the model's validation days."""
+
+    from_: float = Field(alias="from", description="Lowest probability of the band.", examples=[0.2])
+    to: float = Field(description="Probability where the next band begins.", examples=[0.3])
+    observed_rate: float | None = Field(description="Share of frauds among them; null without any.", examples=[0.24])
+    observed_rate_low: float | None = Field(description="Lower end of its 95 % interval.", examples=[0.19])
+    observed_rate_high: float | None = Field(description="Upper end of its 95 % interval.", examples=[0.30])
+    transactions: int = Field(description="How many of them there were.", examples=[412])
 
 
 class ModelVersion(BaseModel):
@@ -233,12 +270,19 @@ class Answer(BaseModel):
     fraud_probability: float | None = Field(
         ge=0, le=1, description="Probability of fraud; null when a fallback rule decided.", examples=[0.0123]
     )
-    reasons: list[Reason] = Field(description="Strongest first.")
+    anomaly_score: float | None = Field(
+        ge=0, le=1, description="How easily it is told from all other payments; null in a model without.", examples=[0.47]
+    )
+    confidence: Confidence | None = Field(description="What such probabilities were worth; null in a fallback.")
+    reasons: list[Reason] = Field(description="Strongest first; none for an approval.")
     thresholds: Thresholds | None = Field(description="What the probability was compared with; null in a fallback.")
     model: ModelVersion | None = Field(description="Null when no model decided.")
     feature_spec_hash: str | None = Field(description="Hash of the feature definitions the model was trained on.")
     state_as_of: datetime | None = Field(
         description="Up to when the online store was last filled from the warehouse, UTC; null when never."
+    )
+    feature_age_seconds: float | None = Field(
+        ge=0, description="Time between that moment and the payment; 0 when the payment is earlier.", examples=[3600.0]
     )
     processing_time_ms: float = Field(ge=0, description="Time spent on this request.", examples=[3.1])
     decided_at: datetime = Field(description="When the decision was made, UTC; of the first one when repeated.")

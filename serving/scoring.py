@@ -17,13 +17,14 @@ from typing import Protocol
 
 from fraud_pipelines.errors import FraudPipelinesError, OnlineStateTooShort
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
+from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
-from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, record_of
+from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
 from serving.champion import Champion, Loaded
 from serving.journal import JournalFull, JournalUnavailable
 from serving.judging import Validity, judge, stage
@@ -73,6 +74,7 @@ class Scorer:
         open_online_store: called until it succeeds once per feature spec (None stands for the project's own).
         ledger: opens the ledger; it is asked for decisions that only it still has.
         journal: where decisions become durable.
+        remember_names: keeps the names behind the feature values of a spec, before the first record that needs them.
         clock: seconds that never go back.
     """
 
@@ -84,11 +86,12 @@ class Scorer:
         journal: DecisionLog,
         validity: Validity = Validity(),  # noqa: B008  # it is frozen
         *,
+        remember_names: Callable[[str, Sequence[str]], None] = lambda spec_hash, names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._champion, self._open_online_store = champion, open_online_store
         self._ledger, self._journal = ledger, journal
-        self._validity, self._clock = validity, clock
+        self._validity, self._remember_names, self._clock = validity, remember_names, clock
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded: OrderedDict[str, Entry] = OrderedDict()
@@ -106,7 +109,11 @@ class Scorer:
         group = _Group(list(different.values()))
         try:
             self._decide(group)
-        except (JournalFull, JournalUnavailable) as error:
+        except BaseException as error:
+            if self._opened is not None:  # it may count transactions that nobody will ever have decided on
+                self._opened[2].forget_everything()
+            if not isinstance(error, JournalFull | JournalUnavailable):
+                raise
             logger.warning("Journal: %s", error)
             code = "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable"
             return [_not_durable(code)] * len(transactions)
@@ -134,10 +141,16 @@ class Scorer:
         """The online store, opened on first use with the windows of the model that decides."""
         return self._stores(self._champion())[0]
 
+    def cause(self, loaded: Loaded) -> str | None:
+        """Why a rule decides in place of the model, as far as that does not depend on the payment; None: it does not."""
+        if loaded.champion is None:
+            return loaded.cause or NO_CHAMPION
+        return MODEL_EXPIRED if loaded.is_expired(utc_now()) else None
+
     def _decide(self, group: _Group) -> None:
         """Find or make a decision on each transaction, and make it durable."""
         loaded = self._champion()
-        cause = self._cause(loaded)
+        cause = self.cause(loaded)
         view: View | None = None
         try:
             with stage("state"):
@@ -263,17 +276,12 @@ class Scorer:
         logger.warning("Online store: %s", error)
         self._ask_ledger_until = self._clock() + ASK_LEDGER_SECONDS
 
-    def _cause(self, loaded: Loaded) -> str | None:
-        if loaded.champion is None:
-            return loaded.cause or NO_CHAMPION
-        return MODEL_EXPIRED if loaded.is_expired(datetime.now(UTC)) else None
-
     def _stores(self, loaded: Loaded) -> tuple[OnlineStore, RecentState]:
         spec = loaded.champion.bundle.spec if loaded.champion else None
         spec_hash = spec.hash if spec else None
         if self._opened is None or self._opened[0] != spec_hash:
             store = self._open_online_store(spec)
-            before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec))
+            before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec or load_spec()))
             if before is not None:
                 before[1].close()
         return self._opened[1], self._opened[2]
@@ -282,6 +290,7 @@ class Scorer:
         if champion is None:
             return None
         if self._facts is None or self._facts[0] is not champion:
+            self._remember_names(champion.spec_hash, champion.bundle.feature_names)
             self._facts = champion, ModelFacts.of(champion.name, champion.version, champion.digest, champion.bundle)
         return self._facts[1]
 
@@ -292,7 +301,7 @@ def _answer(transaction: ScoredTransaction, different: dict[str, ScoredTransacti
     if earlier is not None:
         return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
     first = different[id_]
-    if first is not transaction and not StoredDecision.same(first, transaction):
+    if first is not transaction and not is_same(first, transaction):
         return _reused()
     return group.answers[id_]
 

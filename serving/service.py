@@ -1,146 +1,85 @@
-"""The HTTP surface: endpoints, readiness, errors. What a decision is, is in scoring.py."""
+"""The BentoML service: a worker's runtime behind the HTTP surface of endpoints.py, and as an object."""
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import bentoml
+import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from fraud_pipelines import __version__
-from fraud_pipelines.settings import PROJECT_ROOT, load_settings
+from fraud_pipelines.settings import load_settings
+from serving.answers import timed
+from serving.endpoints import DECISION_WITHIN_SECONDS, Endpoints, OwnPaths
 from serving.headers import OwnOriginOnly
-from serving.openapi import corrected
 from serving.problems import OneErrorShape, Problem, RefusalsAreNotErrors
 from serving.schemas import Answer, Transaction
 
-if TYPE_CHECKING:
-    from serving.champion import Loaded
-
-# Longer than SQLite waits for another writer, so that a busy store still ends in a decision.
-DECISION_WITHIN_SECONDS = 45.0
-
-# Below BentoML's own logger, whose handlers and format it shares.
-logger = logging.getLogger("bentoml.fraud_scorer")
 pages = Starlette()
 
 
 @bentoml.asgi_app(pages, path="/")
 @bentoml.service(
     name="fraud-scorer",
-    workers=1,
+    workers=load_settings().serving_workers,
     # Ours ends first, with an answer in the one error shape.
     traffic={"timeout": DECISION_WITHIN_SECONDS + 15},
+    # Each costs part of a millisecond a request: ours are counted in metrics.py, and nothing collects traces.
+    metrics={"enabled": False},
+    tracing={"excluded_urls": ".*"},
     logging={"access": {"enabled": False}},
 )
 class FraudScorer:
-    """Answers APPROVE, REVIEW or BLOCK for one card transaction, with probability, reasons and model version."""
+    """Answers APPROVE, REVIEW or BLOCK for payments by card, with probability, reasons and model version."""
 
     def __init__(self) -> None:
-        from fraud_pipelines.ledger import open_ledger
-        from fraud_pipelines.online_store import open_online_store
-        from serving.champion import load_champion
-        from serving.champion_watch import ChampionWatch
-        from serving.metrics import metrics
-        from serving.scoring import Scorer
+        # BentoML says where the workers of a service share their metrics; it must have said so before the first is made.
+        from bentoml._internal.container import BentoMLContainer
 
-        settings = load_settings()
-        self.watch = ChampionWatch(
-            partial(open_ledger, settings.ledger_url),
-            settings.home / "serving" / "champions",
-            bento=load_champion(),
-            review_days=settings.model_review_days,
-            on_change=self._use,
-        )
-        loaded = self.watch.current
-        spec = loaded.champion.bundle.spec if loaded.champion else None
+        self._metrics_client = BentoMLContainer.metrics_client.get()
+        _ = self._metrics_client.prometheus_client
+        from serving.runtime import Runtime
+
         logging.getLogger("bentoml._internal.server.http_app").addFilter(RefusalsAreNotErrors())
-        self._metrics = metrics()
-        self.scorer = Scorer(
-            loaded,
-            partial(open_ledger, settings.ledger_url),
-            partial(open_online_store, settings.online_store_url, spec=spec),
-            settings.card_token_key(),
-        )
-        self.scorer.open_stores()
-        self._use(loaded)
-        self.watch.start()
-        logger.info("Code of %s, settings of %s", PROJECT_ROOT, settings.home)
-        # One thread: decisions are made one after the other, so the second of two payments with one card sees the
-        # first, and the event loop stays free to answer probes. Throughput comes from workers.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decisions")
-        pages.state.service = self
+        self.runtime = Runtime(load_settings())
+        self.runtime.start()
+        OwnPaths.endpoints = Endpoints(self.runtime)
+        pages.state.metrics_client = self._metrics_client
 
     @bentoml.api(route="/score")
     async def score(self, transaction: Transaction, /) -> Answer:
-        """Decide on one raw transaction. Its features come from the online store; sending it again is harmless."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(DECISION_WITHIN_SECONDS):
-                answer = await loop.run_in_executor(self._thread, self.scorer.score, transaction)
-        except TimeoutError:
-            problem = Problem.common(504)
-        except Problem as error:
-            problem = error
-        else:
-            version = answer.model.version if answer.model else "none"
-            self._metrics.requests.labels(answer.decision, version, "200").inc()
-            return answer
-        # BentoML passes a Response on as it is; the annotation is the schema of a success.
-        return cast(Answer, problem.response())
+        """Decide on one payment: as POST /score does, for callers in this process.
 
-    def _use(self, loaded: "Loaded") -> None:
-        before = self.scorer.loaded.champion
-        self.scorer.loaded = loaded
-        if before:
-            self._metrics.model.labels(before.version, before.digest).set(0)
-        if loaded.champion:
-            self._metrics.model.labels(loaded.champion.version, loaded.champion.digest).set(1)
+        Raises:
+            Problem: why there is no decision.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        result = await self.runtime.lane.decide(transaction.scored(self.runtime.token_key))
+        if isinstance(result, Problem):
+            raise result
+        return Answer.model_validate(orjson.loads(timed(result, loop.time() - started)))
 
     async def __is_ready__(self) -> bool:
-        return await asyncio.get_running_loop().run_in_executor(None, self.scorer.is_ready)
+        return not self.runtime.journal.is_full
 
     @bentoml.on_shutdown
     def finish(self) -> None:
-        """Let the decision being made end before the process does."""
-        self._thread.shutdown(wait=True)
-        self.watch.stop()
+        """Let the decisions being made end before the process does."""
+        OwnPaths.endpoints = None
+        self.runtime.stop()
 
 
-async def model(request: Request) -> JSONResponse:
-    """GET /model: what decides now, and the code it runs on."""
-    loaded = request.app.state.service.scorer.loaded
-    champion = loaded.champion
-    content: dict[str, object] = {
-        "service_version": __version__,
-        "fallback": loaded.cause,
-        "model": None,
-    }
-    if champion:
-        content["model"] = {
-            "name": champion.name,
-            "version": champion.version,
-            "bundle_digest": champion.digest,
-            "feature_spec_hash": champion.spec_hash,
-            "features": list(champion.bundle.feature_names),
-            "thresholds": {"review": champion.bundle.thresholds.review, "block": champion.bundle.thresholds.block},
-            "trained_on": champion.bundle.split.as_dict(),
-            "data_hash": champion.bundle.data_hash,
-            "validation_metrics": champion.bundle.metrics,
-        }
-    return JSONResponse(content)
+async def metrics(request: Request) -> Response:
+    """GET /metrics, of all workers together, in the Prometheus text format."""
+    client: Any = request.app.state.metrics_client
+    return Response(client.generate_latest(), media_type=client.CONTENT_TYPE_LATEST)
 
 
-async def openapi(_: Request) -> JSONResponse:
-    """GET /docs.json: the OpenAPI document, in place of BentoML's own."""
-    return JSONResponse(corrected(FraudScorer.openapi_spec.asdict(), description=FraudScorer.inner.__doc__))  # type: ignore[attr-defined]
-
-
-pages.router.routes += [Route("/model", model, methods=["GET"]), Route("/docs.json", openapi, methods=["GET"])]
-FraudScorer.add_asgi_middleware(OwnOriginOnly)  # type: ignore[attr-defined]  # the decorator made it a Service
-FraudScorer.add_asgi_middleware(OneErrorShape)  # type: ignore[attr-defined]  # the decorator made it a Service
+pages.router.routes.append(Route("/metrics", metrics, methods=["GET"]))
+# The first is the outermost.
+for middleware in (OwnPaths, OwnOriginOnly, OneErrorShape):
+    FraudScorer.add_asgi_middleware(middleware)  # type: ignore[attr-defined]  # the decorator made it a Service

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.features.online import EntityHistory, History, OnlineEngine, ScoredTransaction
 from fraud_pipelines.features.spec import load_spec
-from fraud_pipelines.features.variants import VariantEngine
+from fraud_pipelines.features.variants import variant_features
 from fraud_pipelines.features.vector import to_matrix
 from tests.histories import arrival, histories, scored
 
 SPEC = load_spec()
-ONLINE, VARIANTS = OnlineEngine(SPEC), VariantEngine(SPEC)
+ONLINE = OnlineEngine(SPEC)
 HOUR_US = 3_600_000_000
 
 
@@ -83,7 +83,7 @@ def test_variants_have_the_features_of_the_online_engine_to_the_last_bit(known, 
         },
     )
     variants = [replace(now, **change) for change in data.draw(st.lists(changes, min_size=1, max_size=8))]
-    features = VARIANTS.prepare(now, history)(variants)
+    features = variant_features(ONLINE, now, history)(variants)
     then = only_until(now.event_time_us, now.transaction_id, history)
     expected = to_matrix([ONLINE.vector(variant, then) for variant in variants], SPEC.names)
     np.testing.assert_array_equal(features, expected)
@@ -97,7 +97,7 @@ def test_a_later_variant_sees_neither_the_transaction_itself_nor_what_came_after
 
     events = [event("before", 99), event("t", 100), event("after", 103)]
     labels = [(99 * HOUR_US + 1, "before", 0, 1_000), (102 * HOUR_US, "before", 1, 1_000)]
-    features = VARIANTS.prepare(now, History(EntityHistory(events, labels)))
+    features = variant_features(ONLINE, now, History(EntityHistory(events, labels)))
     later = features([replace(now, event_time_us=106 * HOUR_US)])[0]
     assert later[SPEC.names.index("card_count_24h")] == 1  # "before" alone
     assert later[SPEC.names.index("card_fraud_count_7d")] == 0  # the chargeback came two hours after the payment
@@ -106,7 +106,7 @@ def test_a_later_variant_sees_neither_the_transaction_itself_nor_what_came_after
 def test_the_order_of_variants_is_kept():
     now = ScoredTransaction("t", 100 * HOUR_US, "tok_a", "m", 90_000, "EUR")
     variants = [replace(now, event_time_us=hours * HOUR_US) for hours in (105, 100, 107, 100)]
-    hours = VARIANTS.prepare(now, History())(variants)[:, SPEC.names.index("hour_of_day")]
+    hours = variant_features(ONLINE, now, History())(variants)[:, SPEC.names.index("hour_of_day")]
     assert hours.tolist() == [9, 4, 11, 4]
 
 
@@ -114,4 +114,4 @@ def test_the_order_of_variants_is_kept():
 def test_another_cards_or_merchants_history_is_not_guessed(change):
     now = ScoredTransaction("t", 100 * HOUR_US, "tok_a", "m", 90_000, "EUR")
     with pytest.raises(ContractBroken, match="card and the merchant"):
-        VARIANTS.prepare(now, History())([replace(now, **change)])
+        variant_features(ONLINE, now, History())([replace(now, **change)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fraud_pipelines import limits
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.features.online import EntityHistory, History, OnlineEngine, ScoredTransaction
-from fraud_pipelines.features.variants import VariantEngine
+from fraud_pipelines.features.variants import variant_features
 from fraud_pipelines.features.vector import to_matrix
 from fraud_pipelines.models.counterfactual import MOST_CALLS, MOST_VARIANTS, KnownOfCard, counterfactual
 from tests.served_models import tiny_bundle
@@ -281,7 +281,7 @@ def test_with_a_real_model_the_line_is_what_scoring_the_changed_payment_gives():
     bundle = tiny_bundle()
     past = [event(hours, f"c{hours}") for hours in range(200, 0, -9)]
     history = History(EntityHistory(past), EntityHistory([(at, id_, 2_000, "tok_x") for at, id_, *_ in past]))
-    features = VariantEngine(bundle.spec).prepare(PAYMENT, history)
+    features = variant_features(OnlineEngine(bundle.spec), PAYMENT, history)
 
     def score(variants: Sequence[ScoredTransaction]) -> np.ndarray:
         return bundle.predict(features(variants))

@@ -1,0 +1,96 @@
+"""Request bodies: bounded while they are read, and JSON that can mean only one thing."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.types import Receive
+
+from serving.problems import Problem
+
+LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
+
+
+class Disconnected(Exception):
+    """The caller went away before the body was complete."""
+
+
+async def read_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive, largest_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        Problem: 415 when it is not plain JSON by its headers, 413 when it is too large.
+        Disconnected: the caller went away.
+    """
+    length = 0
+    for name, value in headers:
+        if name == b"content-type":
+            if value.split(b";")[0].strip().lower() != b"application/json":
+                raise Problem.common(415)
+        elif name == b"content-encoding":
+            # A few bytes of gzip can become gigabytes; nobody needs it for a payment.
+            if value.strip().lower() != b"identity":
+                raise Problem.common(415)
+        elif name == b"content-length":
+            length = int(value) if value.isdigit() and len(value) < 20 else largest_bytes + 1
+    if length > largest_bytes:
+        raise _too_large(largest_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Disconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > largest_bytes:
+            raise _too_large(largest_bytes)
+        if not message.get("more_body", False):
+            return part if not parts else b"".join([*parts, part])
+        parts.append(part)
+
+
+def parse(body: bytes) -> Any:
+    """A JSON document.
+
+    Raises:
+        Problem: 400 when it is none (NaN and Infinity are no JSON), or a key stands in one object twice: which of the
+            two was meant?
+    """
+    try:
+        return _DECODER.decode(body.decode())
+    except _DuplicateKey as error:
+        key = LONG_NUMBER.sub("[number]", str(error))[:64]
+        raise Problem(
+            400, "duplicate_key", "A key stands twice in one object.", field=key, next_step="Send each field once."
+        ) from None
+    except (ValueError, RecursionError):
+        raise Problem(
+            400, "malformed_json", "The body is not valid JSON in UTF-8.", next_step="Send one JSON object."
+        ) from None
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _too_large(largest_bytes: int) -> Problem:
+    return Problem(
+        413, "body_too_large", f"The body is larger than {largest_bytes} bytes.", next_step="Send less at once."
+    )

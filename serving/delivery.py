@@ -1,0 +1,101 @@
+"""What the forwarder does with records: decisions and feedback become rows of the ledger."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import orjson
+
+from fraud_pipelines.errors import ContractBroken, RetryableError
+from fraud_pipelines.ledger import Decision, Feedback, Ledger
+from serving.answers import StoredDecision, feedback_of
+
+
+class FeatureNames:
+    """The names behind the lists of feature values in records, by hash of the feature spec.
+
+    They are on disk before the first record that needs them, so that a process after this one, with another model, can
+    still deliver it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, list[str]] = {}
+
+    def remember(self, spec_hash: str, names: Sequence[str]) -> None:
+        """Keep the names of a spec; again changes nothing."""
+        if spec_hash in self._known:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(spec_hash)
+        if not path.exists():
+            draft = path.with_suffix(f".{os.getpid()}")
+            with draft.open("w") as file:
+                json.dump(list(names), file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        self._known[spec_hash] = list(names)
+
+    def of(self, spec_hash: str) -> list[str] | None:
+        """The names of a spec; None of one that this host never served."""
+        if spec_hash not in self._known:
+            try:
+                self._known[spec_hash] = json.loads(self._path(spec_hash).read_text())
+            except FileNotFoundError:
+                return None
+        return self._known[spec_hash]
+
+    def _path(self, spec_hash: str) -> Path:
+        return self._folder / f"{spec_hash}.json"
+
+
+class Delivery:
+    """Brings records into the ledger, each once however often it comes.
+
+    Args:
+        open_ledger: called until it succeeds once.
+    """
+
+    def __init__(self, open_ledger: Callable[[], Ledger], names: FeatureNames) -> None:
+        self._open_ledger, self._names = open_ledger, names
+
+    def __call__(self, records: list[bytes]) -> None:
+        """Store a batch.
+
+        Raises:
+            LedgerUnavailable: it is away; the same batch may come again.
+            ContractBroken: a record is none of ours.
+        """
+        ledger = self._open_ledger()
+        decisions: list[Decision] = []
+        feedback: list[Feedback] = []
+        for record in records:
+            try:
+                kind = orjson.loads(record)["kind"] if not record.startswith(b'{"kind":"decision"') else "decision"
+                if kind == "decision":
+                    decisions.append(self._decision(ledger, StoredDecision.read(record)))
+                elif kind == "feedback":
+                    feedback.append(feedback_of(record))
+                else:
+                    raise ContractBroken(f"A record of the journal is of kind {kind!r}.")
+            except (KeyError, TypeError, ValueError) as error:
+                raise ContractBroken(
+                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the dead "
+                    "letters beside the journal."
+                ) from error
+        if decisions:
+            ledger.record_decisions(decisions)
+        if feedback:
+            ledger.record_feedback(feedback)
+
+    def _decision(self, ledger: Ledger, stored: StoredDecision) -> Decision:
+        spec_hash = stored.answer["feature_spec_hash"]
+        if not stored.features or spec_hash is None:
+            return stored.decision([])
+        names = self._names.of(spec_hash) or ledger.feature_names(spec_hash)
+        if names is None:
+            # Another host served it and will deliver its own record, which brings the names.
+            raise RetryableError(f"The names of the features of spec {spec_hash} are not known here yet.")
+        return stored.decision(names)

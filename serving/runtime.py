@@ -1,0 +1,257 @@
+"""One worker of the service: its stores, its journal, its model and its threads, put together and taken apart again."""
+
+import logging
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from fraud_pipelines.errors import FraudPipelinesError, RetryableError
+from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
+from fraud_pipelines.ledger import Feedback, Ledger, open_ledger
+from fraud_pipelines.ledger.records import utc_now
+from fraud_pipelines.online_store import open_online_store
+from fraud_pipelines.online_store.state import to_us
+from fraud_pipelines.settings import PROJECT_ROOT, Settings
+from serving.access import Access
+from serving.answers import StoredDecision, feedback_record
+from serving.champion import Loaded, load_champion
+from serving.champion_watch import ChampionWatch
+from serving.delivery import Delivery, FeatureNames
+from serving.explaining import Explained, explain
+from serving.forwarding import Forwarder
+from serving.journal import Journal
+from serving.judging import Validity
+from serving.lane import DecisionLane
+from serving.metrics import metrics
+from serving.problems import Problem
+from serving.rate_limits import RateLimits
+from serving.rationale import RationaleWriter
+from serving.scoring import Scorer
+
+IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
+"""Verdicts that are labels; the others only say where the case stands."""
+_STOP_SECONDS = 10.0
+
+logger = logging.getLogger("bentoml.fraud_scorer")
+
+
+class Runtime:
+    """Everything a worker holds. `start` begins, `stop` ends with everything on disk."""
+
+    def __init__(self, settings: Settings) -> None:
+        folder = settings.home / "serving"
+        self.token_key = settings.card_token_key()
+        self._open_ledger = partial(open_ledger, settings.ledger_url)
+        self.watch = ChampionWatch(
+            self._open_ledger,
+            folder / "champions",
+            bento=load_champion(),
+            review_days=settings.model_review_days,
+            on_change=self._describe,
+        )
+        self.journal = Journal(folder / "journal", limit_bytes=settings.decision_log_bytes)
+        names = FeatureNames(folder / "feature_names")
+        self.forwarder = Forwarder(self.journal, Delivery(self._open_ledger, names))
+        self.scorer = Scorer(
+            lambda: self.watch.current,
+            lambda spec: open_online_store(settings.online_store_url, spec=spec),
+            self._open_ledger,
+            self.journal,
+            Validity(settings.fallback, timedelta(hours=settings.features_max_age_hours)),
+            remember_names=names.remember,
+        )
+        self.lane = DecisionLane(self.scorer.decide)
+        self.access = Access(
+            lambda: self._open_ledger().api_keys(),
+            keys_required=settings.env == "production",
+            snapshot=folder / "keys.json",
+            limits=RateLimits(folder / "rate_limits"),
+        )
+        self.rationale = RationaleWriter.of(settings)
+        # Whatever asks a store and is no decision: looking up, explaining, probing.
+        self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="questions")
+        self._is_stopping = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        logger.info("Code of %s, settings of %s", PROJECT_ROOT, settings.home)
+        if self.access.is_open:
+            logger.warning("No API key exists: everybody may do everything. Make one: fraud keys create NAME --role score")
+
+    def start(self) -> None:
+        """Open what can be opened, and begin to decide."""
+        self._describe(self.watch.current)
+        self.watch.start()
+        try:
+            self.scorer.online_store()
+        except RetryableError as error:
+            logger.warning("Starting without the online store: %s", error)
+        self.forwarder.start()
+        self.lane.start()
+        self._housekeeper.start()
+
+    def stop(self) -> None:
+        """Answer what waits, deliver what can be delivered; the rest stays on disk for the next process."""
+        self.lane.stop(_STOP_SECONDS)
+        self._is_stopping.set()
+        self.watch.stop()
+        self.forwarder.stop(_STOP_SECONDS)
+        self.journal.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    # Questions; each blocks, and is asked in a thread of `threads`
+
+    def find(self, transaction_id: str) -> StoredDecision | None:
+        """The decision on one transaction.
+
+        Raises:
+            Problem: 503 when it cannot be known now.
+        """
+        try:
+            return self.scorer.find(transaction_id)
+        except FraudPipelinesError as error:
+            logger.warning("Ledger: %s", error)
+            raise Problem(
+                *(503, "ledger_unavailable", "Whether there is such a decision cannot be known now."),
+                next_step="Ask again shortly.",
+            ) from None
+
+    def stored_transaction(self, transaction_id: str) -> ScoredTransaction | None:
+        """A transaction of the online store.
+
+        Raises:
+            Problem: 503 when the store cannot be asked.
+        """
+        try:
+            return self.scorer.online_store().transaction(transaction_id)
+        except FraudPipelinesError as error:
+            logger.warning("Online store: %s", error)
+            raise Problem(
+                *(503, "online_store_unavailable", "The stored transaction cannot be read now."),
+                next_step="Send it again shortly, or send the whole transaction to /score.",
+            ) from None
+
+    def feedback_on(self, transaction_id: str) -> list[Feedback] | None:
+        """What analysts said of a transaction; None while the ledger is away."""
+        try:
+            return self.ledger.feedback_on(transaction_id)
+        except FraudPipelinesError as error:
+            logger.warning("Ledger: %s", error)
+            return None
+
+    def explain(self, stored: StoredDecision) -> Explained:
+        """A decision taken apart."""
+        return explain(stored, self.watch.champion_of, self.scorer.online_store)
+
+    def take_feedback(
+        self, transaction_id: str, verdict: str, actor: str, note: str | None, feedback_id: str | None
+    ) -> Feedback:
+        """Make a verdict durable and, where it is a label, let it count for the next payments at once.
+
+        Raises:
+            Problem: 404 for a transaction that is known nowhere.
+            JournalFull, JournalUnavailable: it cannot be made durable now.
+        """
+        transaction = self._known_transaction(transaction_id)
+        feedback = Feedback(feedback_id or str(uuid.uuid4()), transaction_id, verdict, actor, utc_now(), note)  # type: ignore[arg-type]
+        self.journal.append([feedback_record(feedback)])
+        metrics().feedback.labels(verdict).inc()
+        if verdict in IS_FRAUD and transaction is not None:
+            t = transaction
+            try:
+                self.scorer.online_store().record_label(
+                    LabelArrival(
+                        *(transaction_id, t.event_time_us, to_us(feedback.known_at), IS_FRAUD[verdict]),
+                        *(t.card_id, t.merchant_id, t.amount_minor),
+                    )
+                )
+            except FraudPipelinesError as error:
+                # It is durable: the warehouse gets it, and the online store with the next rebuild.
+                logger.warning("Online store: %s", error)
+        return feedback
+
+    def health(self) -> dict[str, Any]:
+        """What the service depends on, and how each of it is."""
+        loaded = self.watch.current
+        cause = self.scorer.cause(loaded)
+        store: dict[str, Any] = {"ok": True, "as_of": None}
+        try:
+            as_of = self.scorer.online_store().as_of()
+            store["as_of"] = f"{as_of.isoformat()}Z" if as_of else None
+            self.scorer.online_store().require_reach()
+        except FraudPipelinesError as error:
+            store = {"ok": False, "as_of": None, "problem": _kind(error)}
+        ledger: dict[str, Any] = {"ok": True}
+        try:
+            self.ledger.decision("health probe")
+        except FraudPipelinesError as error:
+            ledger = {"ok": False, "problem": _kind(error)}
+        log = {
+            "ok": not self.journal.is_full and not self.forwarder.is_behind,
+            "pending_records": self.journal.pending_records,
+            "pending_bytes": self.journal.pending_bytes,
+            "limit_bytes": self.journal.limit_bytes,
+            "oldest_seconds": round(self.journal.oldest_pending_seconds, 3),
+            "dead_letters": self.forwarder.dead_letters,
+        }
+        model = {"ok": cause is None, "fallback": cause, **self.watch.state()}
+        parts = {"model": model, "online_store": store, "ledger": ledger, "decision_log": log}
+        return {
+            "status": "ok" if all(part["ok"] for part in parts.values()) else "degraded",
+            "can_decide": not self.journal.is_full,
+            **parts,
+        }
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, opened on first use."""
+        return self._open_ledger()
+
+    def _known_transaction(self, transaction_id: str) -> ScoredTransaction | None:
+        """The transaction a verdict is about; None while that cannot be known."""
+        is_unknown = True
+        try:
+            found = self.scorer.online_store().transaction(transaction_id)
+            if found is not None:
+                return found
+        except FraudPipelinesError as error:
+            logger.warning("Online store: %s", error)
+            is_unknown = False
+        try:
+            stored = self.scorer.find(transaction_id)
+            if stored is not None:
+                return stored.transaction
+        except FraudPipelinesError as error:
+            logger.warning("Ledger: %s", error)
+            is_unknown = False
+        if is_unknown:
+            raise Problem(
+                *(404, "transaction_unknown", "Neither a decision nor a stored transaction has this identifier."),
+                field="transaction_id",
+                next_step="Check the identifier; a transaction older than the online store's history must have been decided.",
+            )
+        return None
+
+    def _describe(self, loaded: Loaded) -> None:
+        if loaded.champion:
+            metrics().model.clear()
+            metrics().model.labels(loaded.champion.version, loaded.champion.digest).set(1)
+
+    def _keep_house(self) -> None:
+        while not self._is_stopping.wait(1.0):
+            try:
+                self.access.refresh()
+                numbers, loaded = metrics(), self.watch.current
+                numbers.journal_records.set(self.journal.pending_records)
+                numbers.journal_bytes.set(self.journal.pending_bytes)
+                numbers.journal_oldest.set(self.journal.oldest_pending_seconds)
+                if loaded.expires_at:
+                    numbers.review_due.set((loaded.expires_at - utc_now()).total_seconds())
+            except Exception:
+                logger.exception("Housekeeping failed; it is tried again in a second")
+
+
+def _kind(error: FraudPipelinesError) -> str:
+    # The message may name hosts and files: those are for the log.
+    return type(error).__name__
