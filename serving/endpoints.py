@@ -147,7 +147,11 @@ class Endpoints:
         rows = _read(BatchRequest, parse(request.body)).transactions
         if len(rows) > MOST_BATCH_ROWS:
             raise Problem(
-                *(413, "too_many_transactions", f"A batch holds at most {MOST_BATCH_ROWS} payments; these are {len(rows)}."),
+                *(
+                    413,
+                    "too_many_transactions",
+                    f"A batch holds at most {MOST_BATCH_ROWS} payments; these are {len(rows)}.",
+                ),
                 field="transactions",
                 next_step="Send several batches.",
             )
@@ -197,10 +201,18 @@ class Endpoints:
         said = None
         if feedback is not None:
             said = [
-                {"feedback_id": f.feedback_id, "verdict": f.verdict, "actor": f.actor, "note": f.note, "known_at": f"{f.known_at.isoformat()}Z"}
+                {
+                    "feedback_id": f.feedback_id,
+                    "verdict": f.verdict,
+                    "actor": f.actor,
+                    "note": f.note,
+                    "known_at": f"{f.known_at.isoformat()}Z",
+                }
                 for f in feedback
             ]
-        return orjson.dumps({"answer": stored.answer, "request": stored.request, "features": stored.features, "feedback": said})
+        return orjson.dumps(
+            {"answer": stored.answer, "request": stored.request, "features": stored.features, "feedback": said}
+        )
 
     async def explain(self, request: Request) -> bytes:
         """A decision taken apart, and what would have been approved."""
@@ -222,7 +234,9 @@ class Endpoints:
         )
         return orjson.dumps(
             {
-                **{"feedback_id": taken.feedback_id, "transaction_id": taken.transaction_id, "verdict": taken.verdict},
+                "feedback_id": taken.feedback_id,
+                "transaction_id": taken.transaction_id,
+                "verdict": taken.verdict,
                 "known_at": f"{taken.known_at.isoformat()}Z",
             }
         )

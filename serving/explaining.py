@@ -42,8 +42,16 @@ def explain(
         open_store: the online store, for the history behind the counterfactual.
     """
     answer = stored.answer
-    content: dict[str, Any] = {name: answer[name] for name in ("transaction_id", "decision", "fraud_probability", "model")}
-    content |= {"base_value": None, "log_odds": None, "reasons": answer["reasons"], "counterfactual": None, "unexplained": None}
+    content: dict[str, Any] = {
+        name: answer[name] for name in ("transaction_id", "decision", "fraud_probability", "model")
+    }
+    content |= {
+        "base_value": None,
+        "log_odds": None,
+        "reasons": answer["reasons"],
+        "counterfactual": None,
+        "unexplained": None,
+    }
     model = answer["model"]
     if model is None or stored.features is None:
         content["unexplained"] = f"A rule decided ({answer['fallback']}): there is no score to take apart."
@@ -52,14 +60,19 @@ def explain(
     thresholds = Thresholds(**answer["thresholds"])
     champion = champion_of(model["bundle_digest"])
     if champion is None:
-        content["unexplained"] = f"Version {model['version']}, which decided, is not kept any more: its reasons are those of the decision."
+        content["unexplained"] = (
+            f"Version {model['version']}, which decided, is not kept any more: its reasons are those of the decision."
+        )
         said = [_Said(reason["words"], reason["contribution"]) for reason in answer["reasons"]]
         return Explained(content, Facts(answer["decision"], answer["fraud_probability"], thresholds, said))
     full = _full_reasons(champion, stored)
     content |= {"base_value": full.base_value, "log_odds": full.log_odds}
     content["reasons"] = [
         {
-            **{"code": reason.code, "words": reason.words, "meaning": reason.meaning, "contribution": reason.contribution},
+            "code": reason.code,
+            "words": reason.words,
+            "meaning": reason.meaning,
+            "contribution": reason.contribution,
             "inputs": [
                 {"name": i.name, "value": i.value, "contribution": i.contribution, "meaning": i.meaning}
                 for i in reason.inputs

@@ -41,7 +41,9 @@ def metrics() -> Metrics:
     """
     return Metrics(
         requests=Counter(
-            "fraud_score_requests_total", "Payments asked about, by what they were answered.", ["decision", "model", "status"]
+            "fraud_score_requests_total",
+            "Payments asked about, by what they were answered.",
+            ["decision", "model", "status"],
         ),
         latency=Histogram(
             "fraud_score_latency_seconds",
@@ -50,7 +52,9 @@ def metrics() -> Metrics:
             buckets=LATENCY_BUCKETS_SECONDS,
         ),
         score=Histogram("fraud_score_value", "Fraud probabilities answered.", buckets=SCORE_BUCKETS),
-        amount=Counter("fraud_decision_amount_sum", "Amounts decided on, in units of the currency.", ["decision", "currency"]),
+        amount=Counter(
+            "fraud_decision_amount_sum", "Amounts decided on, in units of the currency.", ["decision", "currency"]
+        ),
         fallback=Counter("fraud_fallback_total", "Decisions made by a rule instead of the model.", ["cause"]),
         missing=Counter("fraud_feature_missing_total", "Served feature values that were missing.", ["feature"]),
         state_behind=Counter("fraud_state_behind_total", "Decided transactions the online store could not take."),
@@ -60,7 +64,9 @@ def metrics() -> Metrics:
             "Time between the last payment and the moment the online store was filled up to.",
             multiprocess_mode="livemostrecent",
         ),
-        model=Gauge("fraud_model_info", "1 for the model that decides.", ["version", "digest"], multiprocess_mode="livemax"),
+        model=Gauge(
+            "fraud_model_info", "1 for the model that decides.", ["version", "digest"], multiprocess_mode="livemax"
+        ),
         review_due=Gauge(
             "fraud_model_review_due_seconds",
             "Seconds until the model must have been reviewed; negative when that is overdue.",

@@ -1,74 +1,162 @@
-"""The OpenAPI document: BentoML's own, with the errors as they really are and the endpoint it does not know of."""
+"""The OpenAPI document of the HTTP surface: every path, what it takes, what it answers, and how it refuses."""
 
+from functools import cache
 from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from fraud_pipelines import __version__
+from serving.schemas import (
+    Answer,
+    BatchAnswer,
+    BatchRequest,
+    ById,
+    DecisionRecord,
+    Explanation,
+    FeedbackReceipt,
+    FeedbackRequest,
+    Health,
+    ModelDescription,
+    ProblemAnswer,
+    Ready,
+    Transaction,
+)
 
 # status -> when a caller meets it
 PROBLEMS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or a key stands in it twice.",
+    401: "There is no valid API key.",
+    403: "The key has not the role for this path.",
+    404: "Nothing has this identifier.",
+    405: "The path does not take this method.",
     409: "The transaction_id was decided for another transaction.",
-    413: "The body is too large.",
+    413: "The body is too large, or holds too many payments.",
     415: "The body is not plain application/json.",
     422: "A field is missing, unknown, of the wrong type or out of range; `field` names the first.",
+    429: "The key sends more than it may; Retry-After says when there is room again.",
     500: "The service failed; nothing was decided.",
-    503: "The decision cannot be stored now, so none is given.",
-    504: "The decision took too long.",
+    503: "Nothing can be decided or stored durably now; Retry-After may say when to come back.",
+    504: "It took too long. A decision that was made is returned when it is sent again.",
 }
-PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "title": "Problem",
-    "description": "The one shape of every error.",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {
-                "code": {"type": "string", "description": "Stable word for programs."},
-                "message": {"type": "string", "description": "What was expected and what is wrong, for people."},
-                "field": {"type": "string", "description": "The first field concerned."},
-                "next": {"type": "string", "description": "What to do about it."},
+_KEY = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+_OF_BODIES = (400, 413, 415, 422)
+_OF_ALL = (401, 403, 405, 429, 500, 503, 504)
+# method, path, request, answer, further refusals, words
+_PATHS: tuple[tuple[str, str, type[BaseModel] | None, type[BaseModel], tuple[int, ...], str], ...] = (
+    ("post", "/score", Transaction, Answer, (*_OF_BODIES, 409),
+     "Decide on one payment. Its features come from the online store; sending it again returns the stored decision."),
+    ("post", "/score_batch", BatchRequest, BatchAnswer, _OF_BODIES,
+     "Decide on up to 10,000 payments. Each is answered for itself: a row that is refused says why, the others go on."),
+    ("post", "/score_by_id", ById, Answer, (*_OF_BODIES, 404, 409),
+     "Decide on a payment that the online store holds."),
+    ("post", "/explain", ById, Explanation, (*_OF_BODIES, 404),
+     "Take a decision apart: exact SHAP values, every reason, what would have been approved, and a text to read out."),
+    ("post", "/feedback", FeedbackRequest, FeedbackReceipt, (*_OF_BODIES, 404),
+     "What an analyst found. CONFIRMED_FRAUD and FALSE_POSITIVE become labels, known from now on."),
+    ("get", "/decisions/{transaction_id}", None, DecisionRecord, (404,),
+     "What was decided on a payment, from which values, and what analysts said of it."),
+    ("get", "/model", None, ModelDescription, (), "Which model decides, or why none does."),
+    ("get", "/health", None, Health, (), "The service and what it depends on."),
+    ("get", "/readyz", None, Ready, (), "Whether a payment would get a decision now, the model's or the fallback's."),
+)  # fmt: skip
+_DESCRIPTION = """APPROVE, REVIEW or BLOCK for payments by card, with probability, reasons and model version.
+
+A decision is durable before it is answered, and sending a payment again returns it. Without a usable model or history
+the answer is the fallback's, with its cause in `fallback`; it never approves. Every refusal has one shape."""
+
+
+@cache
+def document_bytes() -> bytes:
+    """The document as JSON."""
+    return orjson.dumps(document())
+
+
+def document() -> dict[str, Any]:
+    """The document as plain values."""
+    models = {model for _, _, taken, given, _, _ in _PATHS for model in (taken, given) if model} | {ProblemAnswer}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    # Requests as they are read, answers as they are written.
+    requests = {taken for _, _, taken, _, _, _ in _PATHS if taken}
+    _, schemas = models_json_schema(
+        [(model, "validation" if model in requests else "serialization") for model in ordered],
+        ref_template="#/components/schemas/{model}",
+    )
+    found = schemas["$defs"]
+    # A row is read for itself, but this is what a caller should send.
+    found["BatchRequest"]["properties"]["transactions"]["items"] = _reference(Transaction)
+    found["BatchRequest"]["properties"]["transactions"]["maxItems"] = 10_000
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "fraud-scorer",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "contact": {"name": "The team that runs this service"},
+        },
+        "security": [{"apiKey": []}, {"bearer": []}],
+        "paths": {
+            path: {method: _operation(path, taken, given, refusals, words)}
+            for method, path, taken, given, refusals, words in _PATHS
+        }
+        | {
+            "/livez": {"get": _text("Whether the process lives.", "livez")},
+            "/metrics": {"get": _text("Metrics in the Prometheus text format, of all workers.", "metrics")},
+        },
+        "components": {"schemas": found, "securitySchemes": _KEY},
+    }
+
+
+def _operation(
+    path: str, taken: type[BaseModel] | None, given: type[BaseModel], refusals: tuple[int, ...], words: str
+) -> dict[str, Any]:
+    name = path.strip("/").split("/")[0]
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": words.split(". ")[0].rstrip("."),
+        "description": words,
+        "responses": {
+            "200": {"description": (given.__doc__ or "").split("\n")[0], "content": _json(given)},
+            **{
+                str(status): {"description": PROBLEMS[status], "content": _json(ProblemAnswer)}
+                for status in sorted({*refusals, *_OF_ALL})
             },
-        }
-    },
-    "example": {
-        "error": {
-            "code": "invalid_transaction",
-            "message": "currency: expected an active ISO 4217 currency",
-            "field": "currency",
-            "next": "See the schema and example of /score in /docs.json.",
-        }
-    },
-}
-_PROBLEM = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-# What BentoML claims its errors look like, and a task interface that this service does not have.
-_NOT_OURS = ("InvalidArgument", "NotFound", "InternalServerError", "TaskStatusResponse")
-
-
-def corrected(document: dict[str, Any], *, description: str) -> dict[str, Any]:
-    """BentoML's document (changed in place) with this service's errors, description and GET /model."""
-    schemas = document["components"]["schemas"]
-    for name in _NOT_OURS:
-        schemas.pop(name, None)
-    schemas["Problem"] = PROBLEM_SCHEMA
-    document["info"].update(description=description, contact={"name": "The team that runs this service"})
-    score = document["paths"]["/score"]["post"]
-    score["responses"] = {"200": _by_status(score["responses"], 200)} | {
-        str(status): {"description": meaning, "content": _PROBLEM} for status, meaning in PROBLEMS.items()
+        },
     }
-    document["paths"]["/model"] = {
-        "get": {
-            "tags": score["tags"],
-            "description": "Which model decides: version, digest, features, thresholds; or why none does.",
-            "operationId": "fraud-scorer__model",
-            "responses": {"200": {"description": "The model.", "content": {"application/json": {"schema": _OBJECT}}}},
-        }
+    if path in ("/health", "/readyz"):
+        operation["security"] = []
+    if taken is not None:
+        operation["requestBody"] = {"required": True, "content": _json(taken)}
+    if "{" in path:
+        operation["parameters"] = [
+            {
+                "name": "transaction_id",
+                "in": "path",
+                "required": True,
+                "description": "Text given by the caller of /score.",
+                "schema": {"type": "string", "minLength": 1},
+                "example": "t-000001",
+            }
+        ]
+    return operation
+
+
+def _text(words: str, name: str) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": words.rstrip("."),
+        "security": [],
+        "responses": {"200": {"description": words, "content": {"text/plain": {"schema": {"type": "string"}}}}},
     }
-    return document
 
 
-_OBJECT = {"type": "object", "required": ["service_version", "fallback", "model"]}
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference(model)}}
 
 
-def _by_status(responses: dict[Any, Any], status: int) -> Any:
-    # BentoML's document has integers where the JSON will have strings.
-    return responses[status] if status in responses else responses[str(status)]
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

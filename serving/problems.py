@@ -14,8 +14,6 @@ import orjson
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-
-
 # status -> code, message and next step, where the framework gives no better ones
 _COMMON = {
     400: ("malformed_request", "The request cannot be read.", "Send one JSON object."),

@@ -77,7 +77,9 @@ class Runtime:
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         logger.info("Code of %s, settings of %s", PROJECT_ROOT, settings.home)
         if self.access.is_open:
-            logger.warning("No API key exists: everybody may do everything. Make one: fraud keys create NAME --role score")
+            logger.warning(
+                "No API key exists: everybody may do everything. Make one: fraud keys create NAME --role score"
+            )
 
     def start(self) -> None:
         """Open what can be opened, and begin to decide."""

@@ -200,13 +200,16 @@ class FeedbackRequest(BaseModel):
 
     transaction_id: Text = Field(examples=["t-000001"])
     verdict: Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"] = Field(
-        description="The first two become labels; a later verdict corrects an earlier one.", examples=["CONFIRMED_FRAUD"]
+        description="The first two become labels; a later verdict corrects an earlier one.",
+        examples=["CONFIRMED_FRAUD"],
     )
     note: Annotated[str, Field(max_length=2000)] | None = Field(
         None, description="Free text; card numbers in it are masked.", examples=["Customer called: not hers."]
     )
     feedback_id: Text | None = Field(
-        None, description="Given by the caller, so that sending it again counts once; made up when absent.", examples=["f-17"]
+        None,
+        description="Given by the caller, so that sending it again counts once; made up when absent.",
+        examples=["f-17"],
     )
 
 
@@ -271,7 +274,10 @@ class Answer(BaseModel):
         ge=0, le=1, description="Probability of fraud; null when a fallback rule decided.", examples=[0.0123]
     )
     anomaly_score: float | None = Field(
-        ge=0, le=1, description="How easily it is told from all other payments; null in a model without.", examples=[0.47]
+        ge=0,
+        le=1,
+        description="How easily it is told from all other payments; null in a model without.",
+        examples=[0.47],
     )
     confidence: Confidence | None = Field(description="What such probabilities were worth; null in a fallback.")
     reasons: list[Reason] = Field(description="Strongest first; none for an approval.")
@@ -289,3 +295,178 @@ class Answer(BaseModel):
     fallback: str | None = Field(
         description="Why a rule decided instead of the model; null when the model did.", examples=[None]
     )
+
+
+class RefusedRow(BaseModel):
+    """A row of a batch that was not decided on: its place, counted from 0, and why."""
+
+    index: int = Field(ge=0, examples=[3])
+    error: "ProblemDetail"
+
+
+class BatchAnswer(BaseModel):
+    """One result per payment, in the order they were sent."""
+
+    results: list[Answer | RefusedRow]
+    decided: int = Field(ge=0, description="How many were decided on.", examples=[2])
+    refused: int = Field(ge=0, description="How many were not.", examples=[1])
+
+
+class InputOfReason(BaseModel):
+    """One input of the model behind a reason."""
+
+    name: str = Field(examples=["card_count_1h"])
+    value: float | None = Field(description="Null when it was missing.", examples=[7.0])
+    contribution: float = Field(description="Exact SHAP value, log-odds.", examples=[0.8])
+    meaning: str = Field(examples=["Payments with this card in the last hour"])
+
+
+class ReasonOfExplanation(BaseModel):
+    """One reason with everything behind it. Without a score to take apart, the reason of the decision alone."""
+
+    code: str = Field(examples=["PAYMENTS_ON_CARD"])
+    words: str
+    meaning: str | None = None
+    feature: str | None = None
+    value: float | None = None
+    contribution: float | None = Field(description="Sum over its inputs, log-odds; up or down.", examples=[1.27])
+    inputs: list[InputOfReason] = Field(default_factory=list)
+
+
+class ChangeOfCounterfactual(BaseModel):
+    """One thing that would have been different, in words; identifiers are described, never named."""
+
+    code: str = Field(examples=["AMOUNT"])
+    before: str = Field(examples=["900.00 EUR"])
+    after: str = Field(examples=["120.50 EUR"])
+
+
+class CounterfactualLine(BaseModel):
+    """The smallest change tried with which the payment would have been approved; NONE_FOUND when none was."""
+
+    code: str = Field(examples=["AMOUNT"])
+    changes: list[ChangeOfCounterfactual]
+    probability: float | None = Field(description="With the change.", examples=[0.012])
+    decision: str | None
+    sentence: str
+    tried: int = Field(ge=0, description="Changes that were scored.")
+
+
+class Explanation(BaseModel):
+    """A decision taken apart: base value and contributions add up to the log-odds of its probability."""
+
+    transaction_id: str
+    decision: Literal["APPROVE", "REVIEW", "BLOCK"]
+    fraud_probability: float | None
+    model: ModelVersion | None
+    base_value: float | None = Field(description="Log-odds with nothing known of the payment.")
+    log_odds: float | None = Field(description="What base value and all contributions add up to.")
+    reasons: list[ReasonOfExplanation] = Field(description="All of them, what pushed up most first.")
+    counterfactual: CounterfactualLine | None
+    unexplained: str | None = Field(description="Why a part is missing.")
+    rationale: str = Field(description="A few sentences that a person can read out.")
+    rationale_source: str = Field(examples=["template"])
+    template_because: str | None = Field(description="Why a language model that is set was not used.")
+
+
+class FeedbackReceipt(BaseModel):
+    """A verdict that is durable."""
+
+    feedback_id: str = Field(examples=["f-17"])
+    transaction_id: str = Field(examples=["t-000001"])
+    verdict: str = Field(examples=["CONFIRMED_FRAUD"])
+    known_at: datetime = Field(description="From when on it counts, UTC.")
+
+
+class FeedbackSaid(BaseModel):
+    """One verdict on a payment."""
+
+    feedback_id: str
+    verdict: str
+    actor: str = Field(description="Name of the API key that sent it.")
+    note: str | None
+    known_at: datetime
+
+
+class DecisionRecord(BaseModel):
+    """A stored decision: the answer as it was given, the payment as it was decided on, and the served features."""
+
+    answer: dict[str, Any] = Field(description="As POST /score answered, without the time it took.")
+    request: dict[str, Any] = Field(
+        description="Card as token, amount in minor units, time in microseconds since 1970."
+    )
+    features: list[float | None] | None = Field(description="In the order of the model's features; null in a fallback.")
+    feedback: list[FeedbackSaid] | None = Field(description="Oldest first; null while the ledger is away.")
+
+
+class DescribedModel(BaseModel):
+    """The model that decides."""
+
+    name: str
+    version: str
+    bundle_digest: str
+    feature_spec_hash: str
+    features: list[str]
+    thresholds: Thresholds
+    trained_on: dict[str, Any]
+    data_hash: str
+    validation_metrics: dict[str, float | None]
+    expires_at: datetime | None = Field(
+        description="When it must have been reviewed; null for one that nobody promoted."
+    )
+
+
+class ModelDescription(BaseModel):
+    """What decides now, and the code it runs on."""
+
+    service_version: str
+    fallback: str | None = Field(description="Why a rule decides at present; null when the model does.")
+    model: DescribedModel | None
+
+
+class PartHealth(BaseModel):
+    """One thing the service depends on; further fields say more of it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ok: bool
+
+
+class Health(BaseModel):
+    """The service and what it depends on."""
+
+    status: Literal["ok", "degraded"]
+    can_decide: bool = Field(description="Whether a payment gets a decision, the model's or the fallback's.")
+    model: PartHealth
+    online_store: PartHealth
+    ledger: PartHealth
+    decision_log: PartHealth
+
+
+class Ready(BaseModel):
+    """The service takes payments."""
+
+    status: Literal["ready"]
+
+
+class ProblemDetail(BaseModel):
+    """What is wrong."""
+
+    code: str = Field(description="Stable word for programs.", examples=["invalid_transaction"])
+    message: str = Field(
+        description="What was expected and what is wrong, for people.",
+        examples=["currency: expected an active ISO 4217 currency"],
+    )
+    field: str | None = Field(None, description="The first field concerned; absent without one.", examples=["currency"])
+    next: str | None = Field(
+        None, description="What to do about it.", examples=["See the schema and example of /score in /docs.json."]
+    )
+
+
+class ProblemAnswer(BaseModel):
+    """The one shape of every refusal."""
+
+    error: ProblemDetail
+
+
+RefusedRow.model_rebuild()

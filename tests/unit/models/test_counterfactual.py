@@ -77,6 +77,17 @@ def test_the_largest_approved_amount_is_found_to_the_cent():
     }
 
 
+def test_a_probability_at_the_threshold_is_no_approval():
+    found = search(Scored(lambda variant: 0.3 if variant.amount_minor > 12_050 else 0.2999))
+    assert (found.variant.amount_minor, found.probability) == (12_050, 0.2999)
+    # An amount that reaches the threshold exactly is passed over by the first grid, and when it is narrowed down.
+    for limit in (42_000, 42_001):
+        found = search(
+            Scored(lambda v, limit=limit: 0.9 if v.amount_minor > limit else 0.3 if v.amount_minor > 5 else 0.1)
+        )
+        assert found.variant.amount_minor == 5
+
+
 @given(st.integers(1, limits.LARGEST_AMOUNT_MINOR), st.data())
 def test_of_any_monotone_model_the_limit_is_found_within_the_calls_allowed(own, data):
     limit = data.draw(st.integers(0, own - 1))
