@@ -44,18 +44,19 @@ def as_request(row: pd.Series) -> dict[str, Any]:
     return body
 
 
-def post_transaction(base_url: str, transaction: dict[str, Any]) -> dict[str, Any]:
-    """The service's answer to one transaction.
+def post_transaction(base_url: str, transaction: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
+    """The service's answer to one transaction, sent with an API key where the service asks for one.
 
     Raises:
         ServiceUnavailable: nothing answers at `base_url`, or the service says it cannot answer now.
         ContractBroken: the service refuses the transaction; the message is the service's own.
     """
     try:
-        response = httpx.post(f"{base_url}/score", json=transaction, timeout=30)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        response = httpx.post(f"{base_url}/score", json=transaction, headers=headers, timeout=30)
     except httpx.TransportError as error:
         raise ServiceUnavailable(f"No service answers at {base_url}: {error}. Run: fraud serve") from error
-    if response.status_code >= 500:
+    if response.status_code >= 500 or response.status_code == 429:
         raise ServiceUnavailable(f"{base_url} answered {response.status_code}: {response.text}")
     if response.status_code >= 400:
         raise ContractBroken(f"{base_url} refused the transaction ({response.status_code}): {response.text}")

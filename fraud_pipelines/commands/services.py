@@ -16,18 +16,23 @@ app = typer.Typer()
 
 
 @app.command(
-    epilog="Examples:  fraud score payment.json   |   fraud score --id 8841   |   fraud score - < payment.json"
+    epilog="Examples:  fraud score payment.json   |   fraud score --id 8841   |   fraud score - < payment.json   |   "
+    "fraud score payment.json --url https://scoring.example --key-file checkout.key"
 )
 def score(
     file: Annotated[str | None, typer.Argument(help="JSON file with one transaction; - reads standard input.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Score a transaction of the warehouse instead.")] = None,
     url: Annotated[str | None, typer.Option(help="Base URL of the service. Default: this machine.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key, where the service asks for one.")
+    ] = None,
 ) -> None:
     """Send one transaction to the running service and print its answer."""
     from fraud_pipelines.scoring_client import post_transaction, stored_transaction
     from fraud_pipelines.terminal import output
 
     settings = load_settings()
+    key = _api_key(key_file) if key_file else None
     if (file is None) == (id_ is None):
         raise typer.BadParameter("Give either a JSON file or --id TRANSACTION_ID. Example: fraud score payment.json")
     if id_ is not None:
@@ -37,8 +42,22 @@ def score(
             transaction = json.loads(sys.stdin.read() if file == "-" else Path(str(file)).read_text())
         except (OSError, ValueError) as error:
             raise typer.BadParameter(f"{file} cannot be read as one JSON transaction: {error}") from error
-    answer = post_transaction(url or f"http://127.0.0.1:{settings.serving_port}", transaction)
+    answer = post_transaction(url or f"http://127.0.0.1:{settings.serving_port}", transaction, key=key)
     output.print_json(json.dumps(answer))
+
+
+def _api_key(file: Path) -> str:
+    from fraud_pipelines.api_keys import KEY_PATTERN
+
+    try:
+        key = file.read_bytes().strip()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from error
+    if not KEY_PATTERN.fullmatch(key):
+        raise typer.BadParameter(
+            f"{file} does not hold one API key, fk_<id>_<secret>. Make one: fraud keys create NAME --role score"
+        )
+    return key.decode()
 
 
 @app.command(epilog="Example:  fraud report")

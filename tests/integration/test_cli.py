@@ -1,6 +1,9 @@
 """The command line as people and scripts meet it: exit codes, and errors that teach."""
 
 import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -32,6 +35,13 @@ def empty(tmp_path_factory) -> Installation:
         (["materialize", "features"], 3, ["fraud ingest"]),
         (["promote", "7", "--reason", "hope"], 3, ["UnknownVersion"]),
         (["score", "--url", "http://127.0.0.1:9", "payment.json"], 4, ["fraud serve"]),
+        (["score", "payment.json", "--key-file", "no-such.key"], 2, ["no-such.key cannot be read"]),
+        (["score", "payment.json", "--key-file", "payment.json"], 2, ["fk_<id>_<secret>"]),
+        (["keys", "list"], 0, ["fraud keys create"]),
+        (["keys", "create", "checkout"], 2, ["--role"]),
+        (["keys", "create", "checkout", "--role", "emperor"], 2, ["auditor"]),
+        (["keys", "create", "checkout", "--role", "score", "--rate", "0"], 2, ["--rate"]),
+        (["keys", "revoke", "0123456789abcdef"], 3, ["UnknownKey", "fraud keys list"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -61,6 +71,55 @@ def test_the_script_that_is_installed_says_so_too(empty, tmp_path, arguments, ex
     printed = empty.run_script(*words_of_command, expect=exit_code)
     assert words in " ".join(printed.split())
     assert "Traceback" not in printed
+
+
+@pytest.fixture
+def keyed(tmp_path) -> tuple[Installation, str]:
+    """An installation with one API key, and that key."""
+    installation = Installation(tmp_path, {"FRAUD_TOKEN_KEY": "k" * 32})
+    printed = installation.run(
+        *("keys", "create", "checkout", "--role", "score", "--role", "analyst", "--rate", "0.5", "--expires-days", "3")
+    )
+    [key] = re.findall(r"fk_[0-9a-f]{16}_[0-9a-f]{64}", printed)  # exactly once
+    assert printed.splitlines()[0] == key  # alone on its line, for a pipe
+    return installation, key
+
+
+def test_a_key_is_shown_once_and_its_secret_is_kept_nowhere(keyed):
+    installation, key = keyed
+    _, key_id, secret = key.split("_")
+    listed = installation.run("keys", "list")
+    assert re.search(rf"{key_id} +checkout +active +score, analyst +0\.5 +1 ", listed)
+    assert key_id in installation.run("keys", "revoke", key)  # the whole key, as it was found in a wrong place
+    assert re.search(rf"{key_id} +checkout +revoked ", installation.run("keys", "list"))
+    files = [path for path in installation.home.rglob("*") if path.is_file()]
+    assert any(key_id.encode() in path.read_bytes() for path in files)
+    assert not any(secret.encode() in path.read_bytes() for path in files)
+
+
+def test_a_transaction_is_sent_with_the_key_of_a_file(keyed, tmp_path):
+    installation, key = keyed
+    sent: list[str | None] = []
+
+    class TooMany(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(self.headers["Authorization"])
+            self.send_error(429)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    (tmp_path / "checkout.key").write_text(f"{key}\n")
+    with HTTPServer(("127.0.0.1", 0), TooMany) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        printed = installation.run(
+            *("score", "-", "--url", f"http://127.0.0.1:{server.server_port}"),
+            *("--key-file", str(tmp_path / "checkout.key")), expect=4, text='{"transaction_id": "1"}',
+        )  # fmt: skip
+        server.shutdown()
+    assert sent == [f"Bearer {key}"]
+    assert "answered 429" in printed
+    assert key not in printed
 
 
 def test_a_transaction_may_come_through_a_pipe(empty):

@@ -20,6 +20,7 @@ from fraud_pipelines.ledger.records import utc_now
 from serving.access import ENDPOINTS, PUBLIC, Access
 from serving.problems import Problem
 from serving.rate_limits import RateLimits
+from tests.installation import ROOT
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -105,6 +106,17 @@ def test_every_endpoint_of_the_table_asks_for_a_key_and_probes_do_not(service):
         assert refusal(access, [], method, template).status == 401
     for path in ("/livez", "/readyz", "/health", "/docs.json", "/metrics"):
         assert access.authorize([], "GET", path).name == "anyone"
+
+
+def test_the_documented_table_is_the_one_that_is_applied():
+    lines = (ROOT / "docs" / "access.md").read_text().splitlines()
+    begin = lines.index("| endpoint | score | analyst | auditor | admin |")
+    documented = {}
+    for line in lines[begin + 2 : lines.index("", begin)]:
+        endpoint, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[endpoint.strip("`")] = {role for role, cell in zip(Role, cells, strict=True) if cell == "yes"}
+    assert documented.pop("everything else") == {Role.ADMIN}
+    assert documented == {f"{method} {path}": {*roles, Role.ADMIN} for (method, path), roles in ENDPOINTS.items()}
 
 
 def test_a_key_of_two_roles_opens_both(service):

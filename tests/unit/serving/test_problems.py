@@ -26,7 +26,8 @@ async def _echo(request: Request) -> Response:
 async def _answer(request: Request) -> Response:
     wanted = await request.json()
     if "raise" in wanted:
-        raise Problem(409, "reused", "The same again.", field="transaction_id", next_step="Send another.")
+        reused = {"field": "transaction_id", "next_step": "Send another.", "headers": wanted.get("headers")}
+        raise Problem(409, "reused", "The same again.", **reused)
     kind = JSONResponse if isinstance(wanted["body"], dict) else PlainTextResponse
     return kind(wanted["body"], status_code=wanted["status"])
 
@@ -65,6 +66,12 @@ def test_a_problem_keeps_its_code_field_and_next_step():
     assert response.json() == {
         "error": {"code": "reused", "message": "The same again.", "field": "transaction_id", "next": "Send another."}
     }
+
+
+def test_a_problem_keeps_the_headers_that_tell_a_client_what_to_do():
+    for name, value in {"Retry-After": "3", "WWW-Authenticate": "Bearer"}.items():
+        response = call("POST", "/answer", json={"raise": True, "headers": {name: value}})
+        assert (response.json()["error"]["code"], response.headers[name]) == ("reused", value)
 
 
 @pytest.mark.parametrize(
