@@ -186,6 +186,8 @@ def test_stopping_leaves_to_the_next_process_what_cannot_be_delivered(folder: Pa
     assert time.monotonic() - started < 1
     journal.close()
     receiver.is_away = False
+    time.sleep(0.15)  # longer than between two attempts
+    assert receiver.records == []
     journal = Journal(folder)
     forwarder = Forwarder(journal, receiver.deliver)
     forwarder.start()

@@ -338,6 +338,18 @@ def test_an_orphan_is_left_to_others_where_it_does_not_fit(folder: Path):
     assert list(folder.iterdir()) == []
 
 
+def test_a_dead_process_s_backlog_and_new_records_take_turns(folder: Path):
+    dead = Journal(folder)
+    dead.append(numbered(0, 30))
+    crash(dead)
+    journal = Journal(folder)
+    journal.append(numbered(100, 30))
+    found, _ = drain(journal, most=10)
+    firsts = {tuple(found[:10]), tuple(found[10:20])}
+    assert firsts == {tuple(numbered(0, 10)), tuple(numbered(100, 10))}
+    journal.close()
+
+
 def test_a_journal_whose_lock_was_taken_for_an_orphans_begins_anew(folder: Path, monkeypatch: pytest.MonkeyPatch):
     other, real = Journal(folder), fcntl.flock
 
@@ -456,5 +468,5 @@ class JournalMachine(RuleBasedStateMachine):
 
 def test_whatever_happens_every_record_arrives_in_order():
     run_state_machine_as_test(
-        JournalMachine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None, database=None)
+        JournalMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
     )
