@@ -162,10 +162,9 @@ class Forwarder:
         pause = longest * random.uniform(0.5, 1)  # noqa: S311
         if not self._stopping.wait(pause):
             return
-        left = self._stop_at - time.monotonic()
-        if left <= 0:
+        time.sleep(max(0.0, min(FIRST_PAUSE_SECONDS, self._stop_at - time.monotonic())))
+        if time.monotonic() >= self._stop_at:
             raise _StopNow
-        time.sleep(min(pause, left, FIRST_PAUSE_SECONDS))
 
     def _recovered(self) -> None:
         if self._delivery_error is not None:

@@ -175,12 +175,10 @@ class Journal:
             if not waiting:
                 return None
             writer = waiting[self._turn % len(waiting)]
-            segment, stop = writer.first_pending(), writer.written
-            if writer is self._own and self._memory:
-                if self._memory_start == writer.delivered:
-                    return self._remembered(most)
-                stop = self._memory_start
-            stop = min(stop, segment.end)
+            if writer is self._own and self._memory and self._memory_start == writer.delivered:
+                return self._remembered(most)
+            segment = writer.first_pending()
+            stop = segment.end
         lines = segment.read(writer.delivered, stop, most, may_be_torn=writer is not self._own)
         return Batch(writer, *lines)
 
