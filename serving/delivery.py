@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from fraud_pipelines.errors import ContractBroken, RetryableError
+from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import Decision, Feedback, Ledger
 from serving.answers import StoredDecision, feedback_of
 
@@ -68,7 +68,11 @@ class Delivery:
             LedgerUnavailable: it is away; the same batch may come again.
             ContractBroken: a record is none of ours.
         """
-        ledger = self._open_ledger()
+        try:
+            ledger = self._open_ledger()
+        except PermanentError as error:
+            # Of the installation, not of these records: they wait until somebody has put it right.
+            raise RetryableError(str(error)) from error
         decisions: list[Decision] = []
         feedback: list[Feedback] = []
         for record in records:

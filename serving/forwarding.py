@@ -42,12 +42,22 @@ class Forwarder:
             halved until that record is alone and can be put into dead_letters.jsonl. So it must not be raised for
             anything but a record; any other exception is taken for an outage, and the same records are delivered again.
         batch_records: how many records `deliver` gets at most.
+        linger_seconds: how long records may gather after a delivery of fewer: each delivery costs a transaction of the
+            ledger, which is as much as several decisions.
 
     Attributes:
         delivered_records, dead_letters: counted since `start`.
     """
 
-    def __init__(self, journal: Journal, deliver: Callable[[list[bytes]], None], *, batch_records: int = 500) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        deliver: Callable[[list[bytes]], None],
+        *,
+        batch_records: int = 500,
+        linger_seconds: float = 0.0,
+    ) -> None:
+        self._linger_seconds = linger_seconds
         self._journal, self._deliver, self._batch_records = journal, deliver, batch_records
         self._thread = threading.Thread(target=self._run, name="journal-forwarder", daemon=True)
         self._stopping = threading.Event()
@@ -90,6 +100,8 @@ class Forwarder:
                 try:
                     if batch := self._journal.next_batch(self._batch_records):
                         self._forward(batch)
+                        if len(batch.records) < self._batch_records:
+                            self._stopping.wait(self._linger_seconds)
                         continue
                     self._journal.settle()
                 except OSError as error:  # the journal's own disk

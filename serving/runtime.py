@@ -17,7 +17,7 @@ from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
 from serving.access import Access
 from serving.answers import StoredDecision, feedback_record
-from serving.champion import Loaded, load_champion
+from serving.champion import Champion, Loaded, load_champion
 from serving.champion_watch import ChampionWatch
 from serving.delivery import Delivery, FeatureNames
 from serving.explaining import Explained, explain
@@ -33,6 +33,8 @@ from serving.scoring import Scorer
 
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
+# A decision is in the ledger this much later at most, while the ledger is there.
+LINGER_SECONDS = 0.1
 _STOP_SECONDS = 10.0
 
 logger = logging.getLogger("bentoml.fraud_scorer")
@@ -43,6 +45,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         folder = settings.home / "serving"
+        self._described: Champion | None = None
         self.token_key = settings.card_token_key()
         self._open_ledger = partial(open_ledger, settings.ledger_url)
         self.watch = ChampionWatch(
@@ -54,7 +57,7 @@ class Runtime:
         )
         self.journal = Journal(folder / "journal", limit_bytes=settings.decision_log_bytes)
         names = FeatureNames(folder / "feature_names")
-        self.forwarder = Forwarder(self.journal, Delivery(self._open_ledger, names))
+        self.forwarder = Forwarder(self.journal, Delivery(self._open_ledger, names), linger_seconds=LINGER_SECONDS)
         self.scorer = Scorer(
             lambda: self.watch.current,
             lambda spec: open_online_store(settings.online_store_url, spec=spec),
@@ -67,7 +70,7 @@ class Runtime:
         self.access = Access(
             lambda: self._open_ledger().api_keys(),
             keys_required=settings.env == "production",
-            snapshot=folder / "keys.json",
+            snapshot=folder / "api_keys.json",
             limits=RateLimits(folder / "rate_limits"),
         )
         self.rationale = RationaleWriter.of(settings)
@@ -76,10 +79,6 @@ class Runtime:
         self._is_stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         logger.info("Code of %s, settings of %s", PROJECT_ROOT, settings.home)
-        if self.access.is_open:
-            logger.warning(
-                "No API key exists: everybody may do everything. Make one: fraud keys create NAME --role score"
-            )
 
     def start(self) -> None:
         """Open what can be opened, and begin to decide."""
@@ -236,8 +235,10 @@ class Runtime:
         return None
 
     def _describe(self, loaded: Loaded) -> None:
-        if loaded.champion:
-            metrics().model.clear()
+        before, self._described = self._described, loaded.champion
+        if before is not None:
+            metrics().model.labels(before.version, before.digest).set(0)
+        if loaded.champion is not None:
             metrics().model.labels(loaded.champion.version, loaded.champion.digest).set(1)
 
     def _keep_house(self) -> None:
