@@ -14,15 +14,20 @@ import numpy as np
 
 from fraud_pipelines.errors import BundleCorrupt, FraudPipelinesError
 from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
+from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.limits import LARGEST_COMPILED_DIFFERENCE
+from fraud_pipelines.models.additive_model import AdditiveModel
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.models.explanation import top_reasons
+from fraud_pipelines.models.onnx_graph import from_onnx, to_onnx
+from fraud_pipelines.models.trees import LEAF, Trees
 from fraud_pipelines.reasons import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, WARM_UP_FAILED
 
 # The build writes it beside the code; a checkout has none, and there every decision is the fallback's.
 CHAMPION_FOLDER = Path(__file__).resolve().parents[1] / "champion"
 # Of the reference sample: enough to come by most of a model's trees, in a millisecond.
 SMOKE_ROWS = 16
+PAYMENT = ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR")
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -105,6 +110,31 @@ def ready_to_decide(name: str, version: str, digest: str, place: str, read: Call
     return Loaded(champion)
 
 
+def compile_ahead() -> None:
+    """Compile what the first model of any kind needs; never raises.
+
+    A new Bento holds nothing compiled. Where it has no champion, or one without trees, the first promotion would have
+    to wait for seconds of it, and every request beside them.
+    """
+    try:
+        OnlineEngine(load_spec()).vector(PAYMENT, History())
+        single, leaf = np.float32, [LEAF, LEAF]
+        stump = Trees(
+            roots=np.array([0], np.int32),
+            left=np.array([1, *leaf], np.int32),
+            right=np.array([2, *leaf], np.int32),
+            feature=np.zeros(3, np.int32),
+            threshold=np.zeros(3, single),
+            missing_left=np.ones(3, bool),
+            value=np.array([0, -1, 1], single),
+            cover=np.array([2, 1, 1], single),
+        )
+        # Through a file, as every model comes: compiled code is for exactly the types it was called with.
+        from_onnx(to_onnx(AdditiveModel(1, trees=stump))).contributions(np.zeros((1, 1), single))
+    except FraudPipelinesError as error:
+        logger.warning("Nothing is compiled ahead: %s", error)
+
+
 def _of_folder(folder: Path) -> Loaded:
     if not (folder / "champion.json").is_file():
         problem = f"{folder} holds no champion.json. Build a Bento: fraud materialize models/bento"
@@ -121,7 +151,7 @@ def _of_folder(folder: Path) -> Loaded:
 def _warm_up(champion: Champion) -> None:
     # The first call compiles features and SHAP values, or loads them compiled, and opens the model's session. No caller
     # should pay for that.
-    champion.engine.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
+    champion.engine.vector(PAYMENT, History())
     bundle = champion.bundle
     nothing = np.full((1, len(bundle.feature_names)), np.nan, dtype=np.float32)
     for _ in range(3):

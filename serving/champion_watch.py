@@ -22,7 +22,7 @@ from fraud_pipelines.models.archive import unpack
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.reasons import BUNDLE_CORRUPT
-from serving.champion import Champion, Loaded, ready_to_decide
+from serving.champion import Champion, Loaded, compile_ahead, ready_to_decide
 from serving.kept_champions import KeptChampions
 
 # A rollback to one of the last champions needs nothing but another pointer.
@@ -89,6 +89,7 @@ class ChampionWatch:
 
     def start(self) -> None:
         """Follow the ledger from now on. Returns after its first answer, or without it after some seconds."""
+        compile_ahead()
         self._thread = threading.Thread(target=self._run, name="champion-watch", daemon=True)
         self._thread.start()
         self._is_checked.wait(FIRST_CHECK_WITHIN_SECONDS)

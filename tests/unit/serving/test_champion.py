@@ -81,13 +81,32 @@ def test_a_model_that_cannot_score_is_noticed(bundle, tmp_path):
     assert loaded.cause == WARM_UP_FAILED
 
 
-def test_a_process_that_decides_needs_no_pandas(bundle, tmp_path):
-    """Its import costs a replica 0.3 s and 40 MB, and reading the reference sample would bring it in."""
-    place(bundle, tmp_path)
-    program = (
-        "import sys; from pathlib import Path; import serving.scoring; from serving.champion import load_champion;"
-        f"loaded = load_champion(Path({str(tmp_path)!r})); assert loaded.champion, loaded.problem;"
-        "print('pandas' in sys.modules)"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
-    assert ran.stdout.split()[-1:] == ["False"], ran.stderr
+# Compiled signatures per function: before a model was made ready, and after.
+COMPILED = """
+import json, sys
+from pathlib import Path
+from fraud_pipelines.features import engine, kernel
+from fraud_pipelines.models import tree_shap
+from serving import scoring
+from serving.champion import compile_ahead, load_champion
+
+def signatures():
+    found = [value for module in (engine, kernel, tree_shap) for value in vars(module).values()]
+    return {one.__name__: len(one.signatures) for one in found if hasattr(one, "signatures")}
+
+compile_ahead()
+before = signatures()
+loaded = load_champion(Path(sys.argv[1]))
+print(json.dumps([before, signatures(), loaded.problem, "pandas" in sys.modules]))
+"""
+
+
+def test_a_first_champion_waits_for_no_compiler_and_needs_no_pandas(bundle, tmp_path):
+    """Compiling takes seconds; pandas costs a replica 0.3 s and 40 MB, and reading the reference would bring it in."""
+    program = [sys.executable, "-c", COMPILED, str(place(bundle, tmp_path))]
+    ran = subprocess.run(program, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    before, after, problem, is_pandas_there = json.loads(ran.stdout.splitlines()[-1])
+    assert (problem, is_pandas_there) == (None, False)
+    assert after == before
+    assert before["_contributions"] == before["_paths"] == 1

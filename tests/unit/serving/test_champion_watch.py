@@ -268,6 +268,7 @@ def test_a_restart_with_a_damaged_disk_falls_back_to_the_bento_until_the_ledger_
         pointer.write_text(json.dumps(json.loads(pointer.read_text()) | {"bundle_digest": "../outside"}))
     restarted = watch(bento=held("1"))
     assert restarted.current.champion.version == "1"
+    assert harm != "elsewhere" or (tmp_path / "outside").is_dir()  # a name that is no digest leads nowhere
     assert restarted.check_once()
     assert restarted.current.champion.version == "2"
     assert watch(open_ledger=away).current.champion.version == "2"  # what was damaged is kept anew
