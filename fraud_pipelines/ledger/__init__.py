@@ -4,7 +4,17 @@ SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on
 """
 
 from fraud_pipelines.ledger.ledger import Ledger, open_ledger
-from fraud_pipelines.ledger.records import Arrival, Decision, DecisionSummary, Feedback, Ingestion, Log, Promotion, Report, Verdict
+from fraud_pipelines.ledger.records import (
+    Arrival,
+    Decision,
+    DecisionSummary,
+    Feedback,
+    Ingestion,
+    Log,
+    Promotion,
+    Report,
+    Verdict,
+)
 
 __all__ = [
     "Arrival",
