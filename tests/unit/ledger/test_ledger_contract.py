@@ -102,23 +102,24 @@ def test_a_batch_is_stored_whole_or_not_at_all(ledger):
 
 
 def test_writers_of_overlapping_batches_do_not_lock_each_other_out(ledger):
-    names = [f"t{number:03d}" for number in range(200)]
-    failures = []
+    together, failures = threading.Barrier(2, timeout=30), []
 
-    def write(order: list[str]) -> None:
+    def write(step: int) -> None:
         try:
-            for _ in range(5):
-                ledger.record_decisions([decision(name) for name in order])
+            for batch in range(3):
+                decisions = [decision(f"t{batch}-{number:03d}") for number in range(400)]
+                together.wait()
+                ledger.record_decisions(decisions[::step])
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=write, args=(order,)) for order in (names, names[::-1]) * 2]
+    threads = [threading.Thread(target=write, args=(step,)) for step in (1, -1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert failures == []
-    assert ledger.count("decisions", NOON, NOON + timedelta(days=1), through=ledger.last_position("decisions")) == 200
+    assert ledger.count("decisions", NOON, NOON + timedelta(days=1), through=ledger.last_position("decisions")) == 1200
 
 
 def test_decisions_are_read_in_pages_by_the_moment_they_were_made(ledger, monkeypatch):

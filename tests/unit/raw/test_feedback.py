@@ -80,15 +80,13 @@ def test_a_verdict_is_a_label_known_when_it_was_given_and_a_status_is_none(sessi
     assert (load_verdicts(session).loaded, labels(session)) == (0, expected)
 
 
-def test_a_corrected_verdict_is_a_second_arrival_and_the_latest_known_counts(session):
-    put(
-        session,
-        said("f1", "a", "2026-06-04 09:00:00", "CONFIRMED_FRAUD"),
-        said("f2", "a", "2026-06-05 09:00:00", "FALSE_POSITIVE"),
-        said("f3", "a", "2026-06-06 09:00:00", "PENDING"),
-        paid=[("a", "2026-06-03 12:00:00")],
-    )
-    load_verdicts(session)
+def test_a_corrected_verdict_is_a_second_arrival(session):
+    first = said("f1", "a", "2026-06-04 09:00:00", "CONFIRMED_FRAUD")
+    put(session, first, paid=[("a", "2026-06-03 12:00:00")])
+    assert load_verdicts(session).loaded == 1
+    corrected = said("f2", "a", "2026-06-05 09:00:00", "FALSE_POSITIVE")
+    put(session, first, corrected, said("f3", "a", "2026-06-06 09:00:00", "PENDING"))
+    assert load_verdicts(session).loaded == 1
     assert [(row[2].day, row[3]) for row in labels(session)] == [(4, True), (5, False)]
 
 
