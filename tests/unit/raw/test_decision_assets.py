@@ -56,6 +56,11 @@ class Runs:
             found[key] = {name: value.value for name, value in materialization.metadata.items()}
         return found
 
+    def label_warnings(self):
+        """What the last run warned of late labels."""
+        records = self.instance.all_logs(self.instance.get_runs(limit=1)[0].run_id)
+        return [record.user_message for record in records if "verdicts known since" in record.user_message]
+
     def pay(self, *payments):
         self.warehouse.insert_new(tables.TRANSACTIONS, pd.DataFrame(payments))
 
@@ -90,6 +95,7 @@ def test_a_daily_run_brings_the_day_and_makes_labels_of_its_verdicts_once(run):
     assert (feedback["dagster/row_count"], feedback["late_count"]) == (2, 0)
     assert (labels["dagster/row_count"], labels["verdicts_loaded"], labels["verdicts_waiting"]) == (1, 1, 0)
     assert labels["fraud_share"] == 1.0
+    assert run.label_warnings() == []
     assert {name: passed for name, (passed, _) in run.checks.items()} == dict.fromkeys(
         [check.check_key.name for check in CHECKS], True
     )
@@ -114,13 +120,8 @@ def test_the_next_daily_run_brings_what_came_late_into_its_own_day(run):
     assert found["feedback", "2026-06-04"]["dagster/row_count"] == 1
     # A label of an earlier day than the run's: it is there with its own moment, and the log says what to rebuild.
     assert run.warehouse.read(tables.LABELS)["known_at"].tolist() == [datetime(2026, 6, 4, 15)]
-    warnings = [
-        record.user_message
-        for record in run.instance.all_logs(run.instance.get_runs(limit=1)[0].run_id)
-        if "verdicts known since" in record.user_message
-    ]
-    assert len(warnings) == 1
-    assert warnings[0].endswith("fraud materialize features --from 2026-06-04")
+    (warning,) = run.label_warnings()
+    assert warning.endswith("fraud materialize features --from 2026-06-04")
 
 
 def test_a_run_of_many_days_replaces_each(run):
