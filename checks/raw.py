@@ -1,4 +1,5 @@
-"""Checks of the raw stage: the Great Expectations suite, labels against transactions, quarantine, card tokens."""
+"""Checks of the raw stage: the Great Expectations suite, labels against transactions, quarantine, card tokens;
+decisions and feedback against the ledger."""
 
 from datetime import datetime
 
@@ -6,9 +7,12 @@ import dagster as dg
 
 from checks.suites.transactions import COLUMNS, run_suite, transactions_frame, transactions_suite
 from fraud_pipelines import limits, tables
+from fraud_pipelines.ledger import Log
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import window_of
-from fraud_pipelines.orchestration.resources import WarehouseResource
+from fraud_pipelines.orchestration.resources import LedgerResource, WarehouseResource
+from fraud_pipelines.raw.decisions import TABLE_OF, count_rows, last_loaded
+from fraud_pipelines.raw.feedback import pending_verdicts
 
 WARN = dg.AssetCheckSeverity.WARN
 _LABEL_WINDOW = "l.known_at >= :since and l.known_at < :until"
@@ -144,6 +148,97 @@ def labels_have_transactions(
         "without_transaction",
         since,
         until,
+    )
+
+
+@dg.asset_check(asset=keys.LABELS, pool="warehouse")
+def every_verdict_is_a_label(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """Analysts judged transactions, and nothing learns from it: the warehouse has not seen them, or the verdict was
+    given before the payment says it happened.
+
+    The data engineer looks for a source that was not ingested, and for a payment system whose clock is ahead.
+    """
+    with warehouse.open().session() as session:
+        pending = pending_verdicts(session)
+    return dg.AssetCheckResult(
+        passed=pending.waiting + pending.too_early + pending.loadable == 0,
+        severity=WARN,
+        metadata={
+            "without_transaction": pending.waiting,
+            "before_transaction": pending.too_early,
+            "not_loaded_yet": pending.loadable,
+            "limit": 0,
+        },
+    )
+
+
+@dg.asset_check(asset=keys.DECISIONS, pool="warehouse")
+def each_decision_is_there_once(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """A decision stands in more than one day: every count of decisions is too high.
+
+    The data engineer materializes raw/decisions for the days between the two moments.
+    """
+    return _unique("decisions", warehouse)
+
+
+@dg.asset_check(asset=keys.DECISIONS, pool="warehouse")
+def decisions_match_the_ledger(
+    context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, ledger: LedgerResource
+) -> dg.AssetCheckResult:
+    """Decisions answered in this run's days are missing from the warehouse, or some there were never answered.
+
+    The data engineer materializes raw/decisions for these days again; if they still differ, was the ledger restored?
+    """
+    return _matches("decisions", context, warehouse, ledger)
+
+
+@dg.asset_check(asset=keys.FEEDBACK, pool="warehouse")
+def each_feedback_is_there_once(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    """Feedback stands in more than one day: verdicts are counted twice.
+
+    The data engineer materializes raw/feedback for the days between the two moments.
+    """
+    return _unique("feedback", warehouse)
+
+
+@dg.asset_check(asset=keys.FEEDBACK, pool="warehouse")
+def feedback_matches_the_ledger(
+    context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, ledger: LedgerResource
+) -> dg.AssetCheckResult:
+    """Feedback of this run's days is missing from the warehouse: what analysts know does not reach the next model.
+
+    The data engineer materializes raw/feedback for these days again; if they still differ, was the ledger restored?
+    """
+    return _matches("feedback", context, warehouse, ledger)
+
+
+def _unique(log: Log, warehouse: WarehouseResource) -> dg.AssetCheckResult:
+    table = TABLE_OF[log]
+    counts = warehouse.open().query(
+        f"select count(*) as rows, count(distinct {table.key[0]}) as keys from {table.name}"
+    )
+    rows, keys_ = int(counts["rows"].iloc[0]), int(counts["keys"].iloc[0])
+    return dg.AssetCheckResult(passed=rows == keys_, metadata={"rows": rows, "repeated": rows - keys_, "limit": 0})
+
+
+def _matches(
+    log: Log, context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, ledger: LedgerResource
+) -> dg.AssetCheckResult:
+    window = window_of(context)
+    with warehouse.open().session() as session:
+        in_warehouse = count_rows(session, log, window.since, window.until)
+        # What arrived since the load is the next one's.
+        through = last_loaded(session, log)
+    in_ledger = ledger.open().count(log, window.since, window.until, through=through)
+    return dg.AssetCheckResult(
+        passed=in_ledger == in_warehouse,
+        metadata={
+            "days": str(window),
+            "in_ledger": in_ledger,
+            "in_warehouse": in_warehouse,
+            "difference": in_ledger - in_warehouse,
+            "limit": 0,
+        },
     )
 
 

@@ -78,7 +78,7 @@ def run_demo(settings: Settings, *, days: int, port: int) -> None:
     heading("5/6 Serve the champion and score over HTTP")
     run("online_state_job", "online_state")
     answers = _score_over_http(settings, last_day, port)
-    parity = run("daily_job", "parity", window=today, assets=[keys.PARITY])
+    parity = run("daily_job", "decisions and parity", window=today, assets=[keys.DECISIONS, keys.FEEDBACK, keys.PARITY])
 
     heading("6/6 Write the compliance documents")
     report = run("publish_compliance_job", "publish_compliance_job")

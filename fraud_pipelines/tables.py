@@ -77,7 +77,47 @@ LABELS = Table(
         "known_at": _required(TIMESTAMP, "First moment the label could be known, UTC."),
         "is_fraud": _required(BOOLEAN, "True when the transaction was fraud."),
         "label_source": _required(TEXT, "chargeback, analyst, matured or file."),
-        "ingestion_id": _required(TEXT, "Ingestion that brought it; see the ledger."),
+        "ingestion_id": _required(TEXT, "Ingestion that brought it, or feedback that it is; see the ledger."),
+    },
+)
+
+DECISIONS = Table(
+    "raw.decisions",
+    "One row per transaction decided by the scoring service: what was answered.",
+    key=("transaction_id",),
+    time_column="decided_at",
+    columns={
+        "transaction_id": _required(TEXT, "Identifier given by the caller."),
+        "event_time": _required(TIMESTAMP, "When the transaction happened, UTC."),
+        "decided_at": _required(TIMESTAMP, "When it was decided, UTC."),
+        "decision": _required(TEXT, "APPROVE, REVIEW or BLOCK."),
+        "fraud_probability": Column(DOUBLE, "Model output in [0, 1]; null where no model decided."),
+        "model_version": Column(TEXT, "Registry version that decided; null where none did."),
+        "bundle_digest": Column(TEXT, "SHA-256 of that model's bundle."),
+        "fallback": Column(TEXT, "Why a rule decided instead of the model; null where the model did."),
+        "review_threshold": Column(DOUBLE, "Probability from which it is REVIEW at least; null without a model."),
+        "block_threshold": Column(DOUBLE, "Probability from which it is BLOCK; null without a model."),
+        "reason_codes": Column(TEXT, "Codes of the top reasons, most important first, joined by ', '; null for none."),
+        "card_id": _required(TEXT, "Keyed token of the card; never a card number."),
+        "merchant_id": _required(TEXT, "Merchant or terminal."),
+        "amount_minor": Column(BIGINT, "Amount in minor units of the currency (cents)."),
+        "currency": Column(TEXT, "ISO 4217 code."),
+        "position": _required(BIGINT, "Its place in the ledger, in order of arrival there."),
+    },
+)
+
+FEEDBACK = Table(
+    "raw.feedback",
+    "One row per feedback of an analyst on a transaction.",
+    key=("feedback_id",),
+    time_column="known_at",
+    columns={
+        "feedback_id": _required(TEXT, "Identifier of the feedback; given twice it is the same."),
+        "transaction_id": _required(TEXT, "Transaction it is about."),
+        "verdict": _required(TEXT, "CONFIRMED_FRAUD, FALSE_POSITIVE, PENDING or ESCALATED."),
+        "actor": _required(TEXT, "Who said so."),
+        "known_at": _required(TIMESTAMP, "When the service received it, UTC."),
+        "position": _required(BIGINT, "Its place in the ledger, in order of arrival there."),
     },
 )
 
@@ -323,6 +363,8 @@ TABLES: dict[str, Table] = {
     for table in (
         TRANSACTIONS,
         LABELS,
+        DECISIONS,
+        FEEDBACK,
         CUSTOMERS,
         QUARANTINE,
         EVALUATIONS,

@@ -11,6 +11,7 @@ import pandas as pd
 
 from fraud_pipelines import tables
 from fraud_pipelines.features.spec import FeatureSpec
+from fraud_pipelines.ledger import Decision, Feedback
 from fraud_pipelines.models.splits import TEST, TRAIN, VALIDATION, TimeSplit
 from fraud_pipelines.models.training_set import TrainingSet
 from fraud_pipelines.warehouse import Warehouse
@@ -42,6 +43,34 @@ def label(
         "label_source": "file",
         "ingestion_id": "i1",
     } | changes
+
+
+def served(transaction_id: str, decided_at: str, **changes: Any) -> Decision:
+    """A decision of the ledger, a second after its payment of 20.00 EUR: REVIEW by version 1, unless changed."""
+    moment = datetime.fromisoformat(decided_at)
+    return Decision(
+        **{
+            "transaction_id": transaction_id,
+            "event_time": moment - timedelta(seconds=1),
+            "card_id": "tok_" + "0a" * 16,
+            "merchant_id": "m1",
+            "decision": "REVIEW",
+            "fraud_probability": 0.5,
+            "model_version": "1",
+            "bundle_digest": "d" * 64,
+            "thresholds": {"review": 0.25, "block": 0.75},
+            "reasons": [{"code": "AMOUNT_HIGH", "words": "much"}, {"code": "NEW_DEVICE", "words": "new"}],
+            "features": {"amount": 20.0},
+            "request": {"transaction_id": transaction_id, "amount_minor": 2000, "currency": "EUR"},
+            "decided_at": moment,
+        }
+        | changes
+    )
+
+
+def said(feedback_id: str, transaction_id: str, known_at: str, verdict: str = "CONFIRMED_FRAUD") -> Feedback:
+    """What the analyst ann says."""
+    return Feedback(feedback_id, transaction_id, verdict, "ann", datetime.fromisoformat(known_at))
 
 
 def fill_warehouse(

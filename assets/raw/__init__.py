@@ -1,1 +1,1 @@
-"""Raw stage: transactions, labels and customers as a source brings them."""
+"""Raw stage: what sources bring, and what serving decided and analysts said."""

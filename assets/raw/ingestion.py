@@ -11,6 +11,7 @@ from fraud_pipelines.errors import SourceInvalid
 from fraud_pipelines.orchestration import keys
 from fraud_pipelines.orchestration.partitions import Window, daily_partitions, window_of
 from fraud_pipelines.orchestration.resources import LedgerResource, WarehouseResource
+from fraud_pipelines.raw.feedback import VerdictLoad, load_verdicts
 from fraud_pipelines.raw.holdings import Holding, customers_held, labels_held, transactions_held
 from fraud_pipelines.raw.ingestion import Loaded, ingest
 from fraud_pipelines.settings import load_settings
@@ -46,8 +47,8 @@ class IngestConfig(dg.Config):
             keys.LABELS,
             description="One row per label arrival, in the day the label became known: chargebacks, analyst feedback, "
             "and transactions called genuine when their maturity period ended. A transaction may have several, or none "
-            "yet.",
-            deps=[keys.TRANSACTIONS],
+            "yet. The verdicts of raw/feedback come in as their transactions become known.",
+            deps=[keys.TRANSACTIONS, keys.DECISIONS, keys.FEEDBACK],
             partitions_def=daily_partitions,
             **_COMMON,
         ),
@@ -105,12 +106,28 @@ def _results(
                 }
             yield dg.MaterializeResult(asset_key=keys.TRANSACTIONS, metadata=metadata)
         if keys.LABELS in selected:
+            verdicts = load_verdicts(session)
+            _tell_late(context, window, verdicts)
             held = labels_held(session, window.since, window.until)
-            metadata = _metadata(held) | {"rows_loaded": loaded.new_labels if loaded else 0}
+            metadata = _metadata(held) | {
+                "rows_loaded": loaded.new_labels if loaded else 0,
+                "verdicts_loaded": verdicts.loaded,
+                "verdicts_waiting": verdicts.waiting,
+                "verdicts_too_early": verdicts.too_early,
+            }
             yield dg.MaterializeResult(asset_key=keys.LABELS, metadata=metadata)
         if keys.CUSTOMERS in selected:
             metadata = _metadata(customers_held(session)) | {"rows_loaded": loaded.new_customers if loaded else 0}
             yield dg.MaterializeResult(asset_key=keys.CUSTOMERS, metadata=metadata)
+
+
+def _tell_late(context: dg.AssetExecutionContext, window: Window, verdicts: VerdictLoad) -> None:
+    """Features of days before this run may have been computed without labels that were known then."""
+    if verdicts.first_day and verdicts.first_day < window.since.date():
+        context.log.warning(
+            f"raw/labels: verdicts known since {verdicts.first_day} came after those days' features were made. "
+            f"To count them there, run: fraud materialize features --from {verdicts.first_day}"
+        )
 
 
 def _metadata(held: Holding) -> dict[str, str | int | float]:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Two processes that open a new ledger together must not both create it; any constant will do.
 MIGRATION_LOCK = 0x66726175
+CONNECT_SECONDS = 5
 # Rows of a log read at a time: a reader of SQLite keeps writers waiting, and a day need not fit into memory twice.
 PAGE_ROWS = 20_000
 
@@ -88,11 +89,18 @@ def open_ledger(url: str) -> "Ledger":
             raise LedgerUnavailable(
                 f"The ledger's folder {folder} cannot be made: {error}. Is FRAUD_LEDGER_URL right?"
             ) from error
+    # By itself psycopg2 goes to the server and back for every row of a batch, and waits minutes for a server that is gone.
+    options: dict[str, Any] = (
+        {}
+        if scheme == "sqlite"
+        else {"executemany_mode": "values_plus_batch", "connect_args": {"connect_timeout": CONNECT_SECONDS}}
+    )
     engine = create_engine(
         url.replace("postgresql://", "postgresql+psycopg2://", 1),
         pool_pre_ping=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
+        **options,
     )
     if scheme == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)

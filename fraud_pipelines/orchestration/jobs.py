@@ -18,11 +18,14 @@ ingest_job = dg.define_asset_job(
 daily_job = dg.define_asset_job(
     "daily_job",
     selection=FEATURES
+    # What analysts said of the day must be labels before features count them.
+    | dg.AssetSelection.assets(keys.DECISIONS, keys.FEEDBACK, keys.LABELS)
     | dg.AssetSelection.assets(
         keys.SCORES, keys.DRIFT, keys.PERFORMANCE, keys.FAIRNESS, keys.PARITY, keys.ONLINE_STATE
     ),
     partitions_def=daily_partitions,
-    description="A day's features, scores, drift, performance, fairness, parity; its labels reach the online store.",
+    description="A day's decisions and feedback, features, scores, drift, performance, fairness, parity; its labels "
+    "reach the online store.",
 )
 
 retrain_job = dg.define_asset_job(

@@ -4,6 +4,8 @@ from dagster import AssetKey
 
 TRANSACTIONS = AssetKey(["raw", "transactions"])
 LABELS = AssetKey(["raw", "labels"])
+DECISIONS = AssetKey(["raw", "decisions"])
+FEEDBACK = AssetKey(["raw", "feedback"])
 CUSTOMERS = AssetKey(["raw", "customers"])
 
 STG_TRANSACTIONS = AssetKey(["staging", "stg_transactions"])

@@ -19,11 +19,15 @@ class Window(NamedTuple):
     since: datetime
     until: datetime
 
+    @classmethod
+    def of_day(cls, start: datetime) -> "Window":
+        """The day that begins at `start`."""
+        return cls(start, start + timedelta(days=1))
+
     def days(self) -> list["Window"]:
         """The window cut into days."""
         count = (self.until - self.since).days
-        starts = [self.since + timedelta(days=offset) for offset in range(count)]
-        return [Window(start, start + timedelta(days=1)) for start in starts]
+        return [Window.of_day(self.since + timedelta(days=offset)) for offset in range(count)]
 
     @property
     def first_key(self) -> str:

@@ -107,7 +107,7 @@ def test_two_currencies_block_what_comes_after(url):
 def test_every_check_takes_its_turn_at_the_warehouse():
     checks = [item for item in vars(raw_checks).values() if isinstance(item, dg.AssetChecksDefinition)]
     assert {item.op.pool for item in checks} == {"warehouse"}
-    assert len(checks) == 5
+    assert len(checks) == 10
 
 
 def test_a_negative_amount_blocks_what_comes_after(url):

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from dataclasses import replace
-from datetime import date, datetime
+from dataclasses import asdict, replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine, update
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
-from fraud_pipelines.ledger import ApiKey, Decision, Ingestion, Ledger, Promotion, Report, open_ledger
+from fraud_pipelines.ledger import ApiKey, Decision, Feedback, Ingestion, Ledger, Promotion, Report, open_ledger
 from fraud_pipelines.ledger.ledger import MIGRATIONS
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
@@ -95,6 +95,114 @@ def test_concurrent_writers_of_one_transaction_all_get_the_same_answer(ledger):
         thread.join()
     assert len(answers) == 8
     assert len(set(answers)) == 1
+
+
+def test_of_a_batch_the_first_decision_on_each_transaction_stays(ledger):
+    ledger.record_decision(decision("b"))
+    later = [decision(name, decision="BLOCK", fraud_probability=0.99) for name in ("b", "c")]
+    ledger.record_decisions([decision("c"), decision("a"), *later])
+    ledger.record_decisions([])
+    assert [ledger.decision(name) for name in "abc"] == [decision(name) for name in "abc"]
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(ledger):
+    with pytest.raises(Exception, match=r"(?i)not.null"):
+        ledger.record_decisions([decision("a"), decision("b", merchant_id=None)])
+    assert ledger.decision("a") is None
+
+
+def test_writers_of_overlapping_batches_do_not_lock_each_other_out(ledger):
+    together, failures = threading.Barrier(2, timeout=30), []
+
+    def write(step: int) -> None:
+        try:
+            for batch in range(3):
+                decisions = [decision(f"t{batch}-{number:03d}") for number in range(400)]
+                together.wait()
+                ledger.record_decisions(decisions[::step])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(step,)) for step in (1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert ledger.count("decisions", NOON, NOON + timedelta(days=1), through=ledger.last_position("decisions")) == 1200
+
+
+def test_decisions_are_read_in_pages_by_the_moment_they_were_made(ledger, monkeypatch):
+    monkeypatch.setattr("fraud_pipelines.ledger.ledger.PAGE_ROWS", 2)
+    moments = {"late": 5, "b": 1, "a": 1, "c": 1, "d": 3, "before": -1, "after": 24 * 3600}
+    for name, seconds in moments.items():
+        ledger.record_decisions([decision(name, decided_at=NOON + timedelta(seconds=seconds))])
+    everything = ledger.last_position("decisions")
+    window = NOON, NOON + timedelta(days=1)
+    assert [row.transaction_id for row in ledger.decision_summaries(*window, through=everything)] == [
+        "a", "b", "c", "d", "late",
+    ]  # fmt: skip
+    first, *_ = ledger.decision_summaries(*window, through=everything)
+    whole = asdict(decision("a", decided_at=NOON + timedelta(seconds=1))) | {"position": first.position}
+    assert asdict(first) == {name: whole[name] for name in asdict(first)}
+    # "late" was written first and "b" second: by place in the log these are all there is up to the second.
+    second = ledger.arrivals("decisions", after=0, through=everything)[1]
+    assert [row.transaction_id for row in ledger.decision_summaries(*window, through=second.position)] == ["b", "late"]
+    assert ledger.count("decisions", *window, through=second.position) == 2
+
+
+def test_logs_tell_in_which_order_rows_arrived(ledger):
+    assert (ledger.last_position("decisions"), ledger.last_position("feedback")) == (0, 0)
+    for name, day in (("b", 3), ("a", 1), ("b", 9), ("c", 2)):
+        ledger.record_decision(decision(name, decided_at=datetime(2026, 1, day)))
+    last = ledger.last_position("decisions")
+    arrivals = ledger.arrivals("decisions", after=0, through=last)
+    assert [(row.key, row.moment.day) for row in arrivals] == [("b", 3), ("a", 1), ("c", 2)]
+    assert ledger.arrivals("decisions", after=arrivals[0].position, through=arrivals[1].position) == arrivals[1:2]
+    assert arrivals[-1].position == last
+
+
+def feedback(feedback_id: str = "f1", **changes: object) -> Feedback:
+    return replace(Feedback(feedback_id, "t1", "CONFIRMED_FRAUD", "ann", NOON, "called the häuslebauer 🛒"), **changes)
+
+
+def as_given(rows: list[Feedback]) -> list[Feedback]:
+    return [replace(row, position=None, recorded_at=None) for row in rows]
+
+
+def test_feedback_comes_back_as_it_was_with_the_moment_it_was_stored(ledger):
+    ledger.record_feedback([feedback()])
+    (stored,) = ledger.feedback_on("t1")
+    assert as_given([stored]) == [feedback()]
+    assert stored.position == 1
+    assert stored.recorded_at > NOON
+
+
+def test_the_same_feedback_again_changes_nothing(ledger):
+    ledger.record_feedback([feedback(), feedback(verdict="PENDING")])
+    ledger.record_feedback([feedback(verdict="FALSE_POSITIVE", known_at=NOON + timedelta(days=2)), feedback("f2")])
+    assert as_given(ledger.feedback_on("t1")) == [feedback(), feedback("f2")]
+
+
+def test_what_was_said_of_a_transaction_is_in_the_order_it_was_known(ledger):
+    said = [feedback("f9"), feedback("f1", verdict="PENDING", known_at=NOON + timedelta(hours=1))]
+    said.append(feedback("f5", verdict="FALSE_POSITIVE", known_at=NOON + timedelta(hours=2)))
+    ledger.record_feedback([said[2], feedback("other", transaction_id="t2"), said[0]])
+    ledger.record_feedback([said[1]])
+    assert as_given(ledger.feedback_on("t1")) == said
+    assert ledger.feedback_on("unheard of") == []
+    assert as_given(ledger.feedback(NOON, NOON + timedelta(hours=2))) == [
+        said[0], feedback("other", transaction_id="t2"), said[1],
+    ]  # fmt: skip
+
+
+def test_a_card_number_in_a_note_is_masked_before_anybody_sees_it():
+    assert feedback(note="card 4111 1111 1111 1111 was stolen").note == "card [card number] was stolen"
+
+
+def test_an_unknown_verdict_is_refused_by_name():
+    with pytest.raises(ContractBroken, match=r"f1: expected a verdict of CONFIRMED_FRAUD, .*, found 'MAYBE'"):
+        feedback(verdict="MAYBE")
 
 
 def test_the_champion_of_any_moment_follows_from_the_rows(ledger):
@@ -279,6 +387,38 @@ def test_processes_that_open_a_new_ledger_together_create_it_once(url):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_ledger_from_before_feedback_keeps_its_decisions_and_numbers_them(url):
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine, text
+
+    from fraud_pipelines.ledger.ledger import MIGRATIONS
+
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True) if "sqlite" in url else None
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with create_engine(url).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for name in ("b", "c", "a"):
+            connection.execute(
+                text(
+                    "insert into decisions (transaction_id, event_time, card_id, merchant_id, decision, "
+                    "fraud_probability, thresholds, reasons, features, request, decided_at) values "
+                    "(:name, '2026-01-01 12:00:00.123456', 'c1', 'm1', 'REVIEW', 0.1, '{}', '[]', "
+                    """'{"amount": 0.3}', '{}', '2026-01-01 12:00:00.123456')"""
+                ),
+                {"name": name},
+            )
+    ledger = open_ledger(url)
+    ledger.record_decisions([decision("a"), decision("d")])
+    arrivals = ledger.arrivals("decisions", after=0, through=ledger.last_position("decisions"))
+    assert [row.key for row in arrivals] == ["b", "c", "a", "d"]
+    kept = ledger.decision("a")
+    assert (kept.event_time, kept.fraud_probability, kept.features) == (NOON, 0.1, {"amount": 0.3})
+    ledger.close()
 
 
 def test_the_migrations_lead_to_the_schema_the_code_expects(url):
