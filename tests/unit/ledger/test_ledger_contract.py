@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, update
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
 from fraud_pipelines.ledger import ApiKey, Decision, Feedback, Ingestion, Ledger, Promotion, Report, open_ledger
-from fraud_pipelines.ledger.ledger import MIGRATIONS
+from fraud_pipelines.ledger.database import MIGRATIONS
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
 from fraud_pipelines.models.bundle import Bundle
@@ -133,7 +133,7 @@ def test_writers_of_overlapping_batches_do_not_lock_each_other_out(ledger):
 
 
 def test_decisions_are_read_in_pages_by_the_moment_they_were_made(ledger, monkeypatch):
-    monkeypatch.setattr("fraud_pipelines.ledger.ledger.PAGE_ROWS", 2)
+    monkeypatch.setattr("fraud_pipelines.ledger.decision_log.PAGE_ROWS", 2)
     moments = {"late": 5, "b": 1, "a": 1, "c": 1, "d": 3, "before": -1, "after": 24 * 3600}
     for name, seconds in moments.items():
         ledger.record_decisions([decision(name, decided_at=NOON + timedelta(seconds=seconds))])
@@ -394,7 +394,7 @@ def test_a_ledger_from_before_feedback_keeps_its_decisions_and_numbers_them(url)
     from alembic.config import Config
     from sqlalchemy import create_engine, text
 
-    from fraud_pipelines.ledger.ledger import MIGRATIONS
+    from fraud_pipelines.ledger.database import MIGRATIONS
 
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True) if "sqlite" in url else None
     config = Config()

@@ -1,0 +1,210 @@
+"""Decisions and feedback in the ledger: the rows that follow the stream of payments."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_
+from sqlalchemy.exc import IntegrityError
+
+from fraud_pipelines.errors import ContractBroken
+from fraud_pipelines.ledger import schema
+from fraud_pipelines.ledger.database import Database
+from fraud_pipelines.ledger.records import Arrival, Decision, DecisionSummary, Feedback, Log, utc_now
+
+# Rows of a log read at a time: a reader of SQLite keeps writers waiting, and a day need not fit into memory twice.
+PAGE_ROWS = 20_000
+
+_DECISION = [column for column in schema.decisions.columns if column.name != "position"]
+# Key and moment of each log.
+_LOGS = {
+    "decisions": (schema.decisions.c.transaction_id, schema.decisions.c.decided_at),
+    "feedback": (schema.feedback.c.feedback_id, schema.feedback.c.known_at),
+}
+
+
+class DecisionLog(Database):
+    """Decisions, each with the feature values it was made from, and what analysts said of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._known_names: dict[str, list[str]] = {}
+
+    # Decisions
+
+    def record_decision(self, decision: Decision) -> Decision:
+        """Store a decision before it is answered. The first one for a transaction wins and is returned (rule 6)."""
+        try:
+            with self._transaction() as connection:
+                self._remember_names(connection, [decision])
+                connection.execute(insert(schema.decisions).values(_row(decision)))
+        except IntegrityError:
+            stored = self.decision(decision.transaction_id)
+            if stored is None:
+                raise
+            return stored
+        return decision
+
+    def record_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Store a batch in one transaction. Of several for one transaction the first stays, stored or in the batch."""
+        with self._transaction() as connection:
+            self._remember_names(connection, decisions)
+            self._insert_new(connection, schema.decisions, "transaction_id", list(map(_row, decisions)))
+
+    def decision(self, transaction_id: str) -> Decision | None:
+        """The decision on one transaction, if there is one."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                select(*_DECISION).where(schema.decisions.c.transaction_id == transaction_id)
+            ).first()
+            return self._decision(connection, row) if row else None
+
+    def decisions_on(self, transaction_ids: Sequence[str]) -> dict[str, Decision]:
+        """The decisions there are on some transactions."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(*_DECISION).where(schema.decisions.c.transaction_id.in_(transaction_ids))
+            ).all()
+            return {row.transaction_id: self._decision(connection, row) for row in rows}
+
+    def decisions(self, since: datetime, until: datetime) -> list[Decision]:
+        """Decisions on transactions of [since, until), by event time."""
+        table = schema.decisions
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(*_DECISION)
+                .where(table.c.event_time >= since, table.c.event_time < until)
+                .order_by(table.c.event_time, table.c.transaction_id)
+            ).all()
+            return [self._decision(connection, row) for row in rows]
+
+    def decision_summaries(self, since: datetime, until: datetime, *, through: int) -> Iterator[DecisionSummary]:
+        """What was decided in [since, until), by `decided_at` and transaction, of positions up to `through`."""
+        table = schema.decisions
+        query = (
+            select(*(table.c[item.name] for item in fields(DecisionSummary)))
+            .where(table.c.decided_at >= since, table.c.decided_at < until, table.c.position <= through)
+            .order_by(table.c.decided_at, table.c.transaction_id)
+            .limit(PAGE_ROWS)
+        )
+        page = query
+        while True:
+            with self._transaction() as connection:
+                rows = connection.execute(page).all()
+            yield from (DecisionSummary(*row) for row in rows)
+            if len(rows) < PAGE_ROWS:
+                return
+            last = rows[-1]
+            after = tuple_(table.c.decided_at, table.c.transaction_id) > tuple_(last.decided_at, last.transaction_id)
+            page = query.where(after)
+
+    # Feedback
+
+    def record_feedback(self, feedback: Sequence[Feedback]) -> None:
+        """Store a batch in one transaction. Of several with one identifier the first stays, stored or in the batch."""
+        recorded_at = utc_now()
+        rows = [asdict(replace(item, recorded_at=recorded_at)) for item in feedback]
+        for row in rows:
+            del row["position"]
+        with self._transaction() as connection:
+            self._insert_new(connection, schema.feedback, "feedback_id", rows)
+
+    def feedback(self, since: datetime, until: datetime, *, through: int | None = None) -> list[Feedback]:
+        """Feedback known in [since, until), by `known_at`; of positions up to `through` where it is given."""
+        table = schema.feedback
+        query = select(table).where(table.c.known_at >= since, table.c.known_at < until)
+        if through is not None:
+            query = query.where(table.c.position <= through)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(table.c.known_at, table.c.feedback_id)).all()
+        return [Feedback(**row._mapping) for row in rows]
+
+    def feedback_on(self, transaction_id: str) -> list[Feedback]:
+        """Everything said of one transaction, by `known_at`: the last verdict is the one that stands."""
+        table = schema.feedback
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(table)
+                .where(table.c.transaction_id == transaction_id)
+                .order_by(table.c.known_at, table.c.feedback_id)
+            ).all()
+        return [Feedback(**row._mapping) for row in rows]
+
+    # Logs: in which order their rows arrived, which is not that of their moments
+
+    def last_position(self, log: Log) -> int:
+        """Largest position of a log; 0 while it is empty."""
+        with self._transaction() as connection:
+            return connection.execute(select(func.max(_LOGS[log][0].table.c.position))).scalar() or 0
+
+    def arrivals(self, log: Log, *, after: int, through: int) -> list[Arrival]:
+        """The rows at positions after the one and up to the other, in order of arrival.
+
+        On PostgreSQL a position is taken when a row is written and seen when its transaction commits: one below the
+        last may still appear, and one of a transaction that failed never does.
+        """
+        key, moment = _LOGS[log]
+        position = key.table.c.position
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(position, key, moment).where(position > after, position <= through).order_by(position)
+            ).all()
+        return [Arrival(*row) for row in rows]
+
+    def count(self, log: Log, since: datetime, until: datetime, *, through: int) -> int:
+        """Rows of a log with their moment in [since, until), of positions up to `through`."""
+        key, moment = _LOGS[log]
+        query = select(func.count()).where(moment >= since, moment < until, key.table.c.position <= through)
+        with self._transaction() as connection:
+            return connection.execute(query).scalar_one()
+
+    # Names of served features
+
+    def feature_names(self, feature_spec_hash: str) -> list[str] | None:
+        """Names of the features that were served for a spec, in its order; None of a spec no decision was made with."""
+        with self._transaction() as connection:
+            return self._names(connection, feature_spec_hash)
+
+    def _names(self, connection: Connection, spec_hash: str) -> list[str] | None:
+        names = self._known_names.get(spec_hash)
+        if names is None:
+            table = schema.feature_names
+            names = connection.execute(select(table.c.names).where(table.c.feature_spec_hash == spec_hash)).scalar()
+        return names
+
+    def _remember_names(self, connection: Connection, decisions: Sequence[Decision]) -> None:
+        """Store the names of feature specs seen for the first time.
+
+        Raises:
+            ContractBroken: a decision has other features than its spec.
+        """
+        for decision in decisions:
+            spec_hash, names = decision.feature_spec_hash, list(decision.features)
+            if spec_hash is None or not names:
+                continue
+            found = self._names(connection, spec_hash)
+            if found is None:
+                row = {"feature_spec_hash": spec_hash, "names": names}
+                self._insert_new(connection, schema.feature_names, "feature_spec_hash", [row])
+            elif found == names:
+                self._known_names[spec_hash] = found  # read, and so committed
+            else:
+                raise ContractBroken(
+                    f"Decision on {decision.transaction_id}: its features are not those of spec {spec_hash}; found "
+                    f"{len(names)}, first {names[0]}. Keep one order of features per spec."
+                )
+
+    def _decision(self, connection: Connection, row: Row[Any]) -> Decision:
+        values = dict(row._mapping)
+        if isinstance(values["features"], list):
+            names = self._names(connection, values["feature_spec_hash"]) or []
+            values["features"] = dict(zip(names, values["features"], strict=True)) if values["features"] else {}
+        return Decision(**values)
+
+
+def _row(decision: Decision) -> dict[str, Any]:
+    row = dict(vars(decision))  # no asdict: it would copy every feature vector
+    if decision.feature_spec_hash is not None:
+        row["features"] = list(decision.features.values())
+    return row
