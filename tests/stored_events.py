@@ -146,7 +146,13 @@ class NaiveStore:
 def card_event(transaction: ScoredTransaction) -> tuple:
     """The transaction as the history of its card has it."""
     t = transaction
-    return (t.event_time_us, t.transaction_id, t.amount_minor, t.merchant_id, *(getattr(t, name) for name in OPTIONAL[:5]))
+    return (
+        t.event_time_us,
+        t.transaction_id,
+        t.amount_minor,
+        t.merchant_id,
+        *(getattr(t, name) for name in OPTIONAL[:5]),
+    )
 
 
 def record_all(url: str, transactions: Sequence[ScoredTransaction], labels: Sequence[LabelArrival]) -> tuple[int, int]:

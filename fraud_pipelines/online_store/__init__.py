@@ -63,7 +63,11 @@ class OnlineStore(Protocol):
         """What `append` recorded for a transaction, while it is kept (DECISIONS_KEPT_US)."""
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
-        """Add a transaction that has no decision. Idempotent by transaction_id: the first one stays, False says it was already there."""
+        """Add a transaction that has no decision. Idempotent by transaction_id: the first one stays.
+
+        Returns:
+            Whether it is new.
+        """
 
     def record_label(self, arrival: LabelArrival) -> bool:
         """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
