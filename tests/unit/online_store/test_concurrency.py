@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
-from fraud_pipelines.online_store import open_online_store, postgres_rebuild, sqlite_rebuild
+from fraud_pipelines.online_store import open_online_store, postgres_rebuild, redis_rebuild, sqlite_rebuild
 from tests.stored_events import DAY_US, NOON, NOON_US, NaiveStore, amounts, ids, label, payment, record_all, tables_of
 
 
@@ -178,6 +178,7 @@ def change_everything(url):
     return other
 
 
+@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)  # Redis has no transaction that stays open
 def test_a_reader_waits_for_no_writer(url, store):
     store.record_transaction(payment("t", NOON_US - 1, 5))
     other = change_everything(url)
@@ -207,7 +208,7 @@ def between(url, monkeypatch):
         module, name = {
             "sqlite": (sqlite_rebuild, "find_differences"),
             "postgresql+psycopg2": (postgres_rebuild, "find_differences"),
-
+            "redis": (redis_rebuild, "load"),
         }[url.split(":")[0]]
         original, waiting = getattr(module, name), [function]
 

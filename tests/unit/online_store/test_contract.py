@@ -287,5 +287,5 @@ def test_a_store_that_cannot_be_reached_says_so(tmp_path):
 
 def test_an_unknown_kind_of_url_is_refused_without_its_password():
     with pytest.raises(SettingInvalid, match="expected sqlite") as caught:
-        open_online_store("redis://user:secret@host/0")
+        open_online_store("mysql://user:secret@host/0")
     assert "secret" not in str(caught.value)
