@@ -61,7 +61,8 @@ class RedisOnlineStore:
         if memory.get("maxmemory") and str(memory.get("maxmemory_policy")).startswith("allkeys"):
             raise SettingInvalid(
                 f"FRAUD_ONLINE_STORE_URL: {self._place()} has maxmemory-policy {memory['maxmemory_policy']}, which "
-                "drops histories without a word; expected noeviction. Run: redis-cli config set maxmemory-policy noeviction"
+                "drops histories without a word; expected noeviction. "
+                "Run: redis-cli config set maxmemory-policy noeviction"
             )
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
@@ -92,7 +93,7 @@ class RedisOnlineStore:
             asked += (f"transactions:{entity}:{id_}", f"({transactions_since_us}", _EVER)
             asked += (f"label_arrivals:{entity}:{id_}", f"({labels_since_us}", _EVER)
         state_row, is_reset, changes, decisions, stored, ranges = self._read_all(since, transaction_ids, asked)
-        histories = [
+        histories: list[EntityHistory[Any]] = [
             EntityHistory(events_of(events), events_of(labels))
             for events, labels in zip(ranges[::2], ranges[1::2], strict=True)
         ]
@@ -129,7 +130,8 @@ class RedisOnlineStore:
 
     def decision(self, transaction_id: str) -> bytes | None:
         with self._available():
-            return self._client.hget(scripts.DECISIONS, transaction_id)
+            found: bytes | None = self._client.hget(scripts.DECISIONS, transaction_id)  # type: ignore[assignment]
+        return found
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         return self._record_row(TRANSACTIONS, transaction, state.transaction_row(transaction))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -36,7 +36,7 @@ def rebuild(client: Redis, rows: Mapping[Table, Sequence[tuple]], as_of_us: int,
     while not client.set(scripts.LOCK, token, nx=True, ex=_LOCK_SECONDS):
         time.sleep(0.05)
 
-    def run(script: str, *arguments: object) -> None:
+    def run(script: str, *arguments: Any) -> None:
         if not client.eval(script, 0, token, generation, *arguments):
             raise OnlineStoreUnavailable(
                 "Another rebuild of the online store took over. Run: fraud materialize operations/online_state"
@@ -76,13 +76,13 @@ def load(client: Redis, generation: str, table: Table, rows: Sequence[tuple]) ->
 
 def _keep(client: Redis, table: Table, as_of_us: int, reach: Reach, run: Callable[..., None]) -> None:
     """Take over what the warehouse says nothing about: what it does not hold yet, and what is not before `as_of_us`."""
-    generation, last_as_of = client.hmget(scripts.STATE, "generation", "as_of_us")
-    base = f"{scripts.PREFIX}{generation.decode()}:{table.name}"
+    generation, latest = client.hmget(scripts.STATE, "generation", "latest_as_of_us")
+    base = f"{scripts.PREFIX}{int(generation)}:{table.name}"  # type: ignore[arg-type]
     horizon_us = reach.horizon_us(table, as_of_us)
     for some in _batches(client.sscan_iter(f"{base}:served", count=_AT_ONCE)):
         found = [item_of(table, orjson.loads(row)) for row in client.hmget(base, some) if row is not None]
         _keep_items(table, [item for item in found if item.time_us > horizon_us], run)
-    if last_as_of is not None and int(last_as_of) > as_of_us:
+    if latest is not None and int(latest) > as_of_us:
         for pairs in _batches(client.hscan_iter(base, count=_AT_ONCE)):
             found = [item_of(table, orjson.loads(row)) for _, row in pairs]
             _keep_items(table, [item for item in found if item.time_us >= as_of_us], run)
@@ -102,9 +102,9 @@ def _forget_decisions(client: Redis, until_us: int) -> None:
 
 def _sweep(client: Redis) -> None:
     """Free the keys of every generation but the current one."""
-    generation = client.hget(scripts.STATE, "generation")
+    generation = int(client.hget(scripts.STATE, "generation"))  # type: ignore[arg-type]
     shared = {key.encode() for key in scripts.SHARED}
-    current = scripts.PREFIX.encode() + generation + b":"
+    current = f"{scripts.PREFIX}{generation}:".encode()
     for keys in _batches(client.scan_iter(f"{scripts.PREFIX}*", count=1_000)):
         gone = [key for key in keys if key not in shared and not key.startswith(current)]
         if gone:

@@ -229,7 +229,10 @@ SWITCH = (
     _COMMON
     + """
 if redis.call('GET', LOCK) ~= ARGV[1] or redis.call('HGET', STATE, 'building') ~= ARGV[2] then return 0 end
-redis.call('HSET', STATE, 'generation', ARGV[2], 'as_of_us', ARGV[3],
+-- The warehouse's rows all lie before the latest moment of any rebuild.
+local latest = redis.call('HGET', STATE, 'latest_as_of_us')
+if not latest or tonumber(latest) < tonumber(ARGV[3]) then latest = ARGV[3] end
+redis.call('HSET', STATE, 'generation', ARGV[2], 'as_of_us', ARGV[3], 'latest_as_of_us', latest,
     'transactions_reach_us', ARGV[4], 'labels_reach_us', ARGV[5])
 redis.call('HDEL', STATE, 'building')
 return 1
