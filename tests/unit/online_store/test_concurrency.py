@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from fraud_pipelines.online_store import open_online_store, postgres_rebuild, redis_rebuild, sqlite_rebuild
+from fraud_pipelines.online_store.following import Entry
 from tests.stored_events import DAY_US, NOON, NOON_US, NaiveStore, amounts, ids, label, payment, record_all, tables_of
 
 
@@ -273,3 +274,30 @@ def test_of_two_rebuilds_at_once_the_last_to_end_is_what_counts(url, store, betw
     last = [3] if url.startswith("sqlite") else [1, 2]
     assert amounts(store.history("tok_a", "m1", NOON_US).card) == last
     other.close()
+
+
+def test_on_redis_what_is_recorded_while_the_next_state_is_filled_is_in_both(fresh_redis_url, monkeypatch):
+    store, recorder = open_online_store(fresh_redis_url), open_online_store(fresh_redis_url)
+    store.record_transaction(payment("before", NOON_US - 9, 1))
+    original = redis_rebuild._keep
+
+    def keep_and_record(client, table, *arguments):
+        original(client, table, *arguments)
+        name = table.name
+        outcome = recorder.append(
+            recorder.read(None).position, [Entry(payment(f"decided {name}", NOON_US - 5, 2), b"approved")]
+        )
+        assert outcome.is_recorded
+        assert recorder.record_transaction(payment(f"recorded {name}", NOON_US - 4, 3)) is True
+        assert recorder.record_label(label(f"decided {name}", NOON_US - 1)) is True
+        seen.append(recorder.history("tok_a", "m1", NOON_US))
+
+    seen = []
+    monkeypatch.setattr(redis_rebuild, "_keep", keep_and_record)
+    store.rebuild(*tables_of([payment("of warehouse", NOON_US - 8, 4)], []), NOON)
+    assert amounts(seen[-1].card) == [1, 2, 2, 3, 3]
+    history = store.history("tok_a", "m1", NOON_US)
+    assert amounts(history.card) == amounts(history.merchant) == [1, 4, 2, 2, 3, 3]
+    assert history.card.labels == history.merchant.labels == seen[-1].card.labels
+    store.close()
+    recorder.close()
