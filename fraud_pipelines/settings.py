@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     )
     warehouse_url: str = Field("", description="Warehouse: duckdb:///path or postgresql+psycopg2://user:pw@host/db.")
     ledger_url: str = Field("", description="Ledger: sqlite:///path or postgresql+psycopg2://...")
-    online_store_url: str = Field("", description="Online store: sqlite:///path or postgresql+psycopg2://...")
+    online_store_url: str = Field(
+        "", description="Online store: sqlite:///path, postgresql+psycopg2://... or redis://... (rediss, valkey)."
+    )
     registry_url: str = Field(
         "", description="MLflow tracking URI: sqlite:///path, postgresql+psycopg2://... or http://..."
     )

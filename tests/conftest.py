@@ -68,6 +68,24 @@ def fresh_postgres_url(postgres_server) -> Iterator[str]:
     postgres_server.drop_database(url)
 
 
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[object]:
+    """One Redis server per test process, started when the first test asks for it."""
+    from tests.redis_server import PROGRAM
+    from tests.redis_server import redis_server as launch
+
+    if PROGRAM is None:
+        pytest.skip("needs the Debian package redis-server")
+    with launch() as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_redis_url(redis_server) -> str:
+    """URL (`redis://...`) of an empty database."""
+    return redis_server.fresh_url()
+
+
 @pytest.fixture
 def tmp_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Embedded settings whose every store lies in `tmp_path`; `load_settings()` returns them during the test.

@@ -63,7 +63,11 @@ class OnlineStore(Protocol):
         """What `append` recorded for a transaction, while it is kept (DECISIONS_KEPT_US)."""
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
-        """Add a transaction that has no decision. Idempotent by transaction_id: False says it was already there."""
+        """Add a transaction that has no decision. Idempotent by transaction_id: the first one stays.
+
+        Returns:
+            Whether it is new.
+        """
 
     def record_label(self, arrival: LabelArrival) -> bool:
         """Add a label arrival. Idempotent by (transaction_id, known_at_us); False says it was already there."""
@@ -110,7 +114,8 @@ def open_online_store(url: str, *, spec: FeatureSpec | None = None) -> OnlineSto
     """Open the store of a URL, creating its tables on first use.
 
     Args:
-        url: `sqlite:///path` or `postgresql+psycopg2://user:password@host:port/database`.
+        url: `sqlite:///path`, `postgresql+psycopg2://user:password@host:port/database` or
+            `redis://user:password@host:port/database` (with TLS `rediss://`; the same as `valkey://`, `valkeys://`).
         spec: whose longest windows bound what is kept and read; the project's own by default, the bundle's in service.
     Raises:
         SettingInvalid: no backend knows the URL.
@@ -127,6 +132,11 @@ def open_online_store(url: str, *, spec: FeatureSpec | None = None) -> OnlineSto
         from fraud_pipelines.online_store.postgres_backend import PostgresOnlineStore
 
         return PostgresOnlineStore(url, spec)
+    if url.startswith(("redis://", "rediss://", "valkey://", "valkeys://")):
+        from fraud_pipelines.online_store.redis_backend import RedisOnlineStore
+
+        return RedisOnlineStore(url, spec)
     raise SettingInvalid(
-        f"FRAUD_ONLINE_STORE_URL: expected sqlite:///path or postgresql+psycopg2://..., found {url.split('@')[-1]!r}."
+        "FRAUD_ONLINE_STORE_URL: expected sqlite:///path, postgresql+psycopg2://... or redis://..., "
+        f"found {url.split('@')[-1]!r}."
     )

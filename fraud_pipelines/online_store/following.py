@@ -19,10 +19,16 @@ from fraud_pipelines.features.online import CardEvent, EntityHistory, LabelArriv
 CHANGES_KEPT = 200_000
 # Decisions are returned to who sends a payment again for so long after the payment; later the ledger is asked.
 DECISIONS_KEPT_US = 7 * 86_400_000_000
+# A server may lose its last commits in a crash or failover. The low bits of its changes' numbers are drawn by lot, so a
+# number that was lost does not come again, and whoever had seen it starts over instead of missing what took its place.
+LOT_BITS = 20
 
 
 class Position(NamedTuple):
-    """Up to where a process knows the store: `epoch` counts rebuilds, `sequence` events since the store is there."""
+    """Up to where a process knows the store: another `epoch` after each rebuild, a larger `sequence` after each event.
+
+    The numbers are the backend's own; only the store compares them.
+    """
 
     epoch: int
     sequence: int
@@ -96,6 +102,12 @@ def encode(change: Change) -> tuple[int, bytes]:
 def decode(is_label: int, body: bytes) -> Change:
     """The change that `encode` wrote."""
     return LabelArrival(*orjson.loads(body)) if is_label else ScoredTransaction(*orjson.loads(body))
+
+
+def is_time_to_trim(count: int, added: int) -> bool:
+    """Whether the oldest changes go now that `added` ones brought the store to `count`: now and then, many at once."""
+    every = max(CHANGES_KEPT // 20, 1)
+    return count // every != (count - added) // every
 
 
 def touches(changes: Sequence[Change], entries: Sequence[Entry]) -> bool:

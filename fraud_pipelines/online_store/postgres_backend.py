@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,95 +11,57 @@ from typing import TYPE_CHECKING, Any
 from fraud_pipelines.errors import OnlineStoreUnavailable
 from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec
-from fraud_pipelines.online_store import state
+from fraud_pipelines.online_store import following, postgres_rebuild, state
+from fraud_pipelines.online_store import postgres_statements as sql
+from fraud_pipelines.online_store.following import (
+    DECISIONS_KEPT_US,
+    LOT_BITS,
+    Change,
+    Entry,
+    Outcome,
+    Position,
+    Snapshot,
+    Wanted,
+    encode,
+    is_time_to_trim,
+    touches,
+)
+from fraud_pipelines.online_store.postgres_tables import create_tables
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Any fixed numbers: processes that open an empty store at the same time create its tables one after the other, and one
-# rebuild waits for another.
-_CREATION_LOCK, _REBUILD_LOCK = 7_146_001, 7_146_002
-
-# Text compares by code point, as in every engine: collation "C" is the order of UTF-8 bytes.
-_TABLES = """
-create schema if not exists online_store;
-create table if not exists online_store.transactions (
-    card_id text collate "C" not null, event_time_us bigint not null,
-    transaction_id text collate "C" primary key, amount_minor bigint not null, merchant_id text collate "C" not null,
-    country text, device_id text, category text,
-    merchant_latitude double precision, merchant_longitude double precision, customer_id text, channel text,
-    home_latitude double precision, home_longitude double precision, currency text not null,
-    from_warehouse smallint not null);
-create index if not exists transactions_of_card
-    on online_store.transactions (card_id, event_time_us, transaction_id);
-create index if not exists transactions_of_merchant
-    on online_store.transactions (merchant_id, event_time_us, transaction_id) include (amount_minor, card_id);
-create table if not exists online_store.label_arrivals (
-    card_id text collate "C" not null, counts_from_us bigint not null,
-    transaction_id text collate "C" not null, known_at_us bigint not null, is_fraud smallint not null,
-    amount_minor bigint not null, merchant_id text collate "C" not null, from_warehouse smallint not null,
-    primary key (transaction_id, known_at_us));
-create index if not exists labels_of_card on online_store.label_arrivals
-    (card_id, counts_from_us, transaction_id, known_at_us) include (is_fraud, amount_minor);
-create index if not exists labels_of_merchant on online_store.label_arrivals
-    (merchant_id, counts_from_us, transaction_id, known_at_us) include (is_fraud, amount_minor);
-create table if not exists online_store.state (
-    only_row integer primary key check (only_row = 1), layout integer not null,
-    as_of_us bigint, transactions_reach_us bigint, labels_reach_us bigint);
-"""
-_READ_STATE = f"select {', '.join(state.STATE_COLUMNS)} from online_store.state"
-
-# One statement, hence one snapshot, for all a score needs. Kinds 0 and 1 are transactions of the card and the merchant,
-# 2 and 3 their label arrivals, 4 is the store's own row of STATE_COLUMNS.
-_KIND, _CARD_EVENT, _MERCHANT_EVENT, _STATE = 0, slice(1, 10), slice(1, 5), slice(10, 13)
-_HISTORY = """
-select 0 as kind, event_time_us as moment_us, transaction_id, amount_minor, merchant_id, country, device_id, category,
-    merchant_latitude, merchant_longitude, null::bigint as number_1, null::bigint as number_2, null::bigint as number_3
-from online_store.transactions
-where card_id = %(card)s and event_time_us > %(card_since)s and event_time_us < %(at)s
-union all
-select 1, event_time_us, transaction_id, amount_minor, card_id, null, null, null, null, null, null, null, null
-from online_store.transactions
-where merchant_id = %(merchant)s and event_time_us > %(merchant_since)s and event_time_us < %(at)s
-union all
-select 2, counts_from_us, transaction_id, amount_minor, null, null, null, null, null, null, is_fraud, known_at_us, null
-from online_store.label_arrivals
-where card_id = %(card)s and counts_from_us > %(card_labels_since)s and counts_from_us <= %(at)s
-union all
-select 3, counts_from_us, transaction_id, amount_minor, null, null, null, null, null, null, is_fraud, known_at_us, null
-from online_store.label_arrivals
-where merchant_id = %(merchant)s and counts_from_us > %(merchant_labels_since)s and counts_from_us <= %(at)s
-union all
-select 4, 0, null, null, null, null, null, null, null, null, as_of_us, transactions_reach_us, labels_reach_us
-from online_store.state
-order by kind, moment_us, transaction_id, number_2
-"""
+# A payment waits for an answer: a server that is away or stuck is given up quickly, and scoring decides without it.
+# Writers wait for one another, and for the moment in which a rebuild writes what differs.
+_CONNECT_SECONDS = 2
+_TIMEOUTS = "-clock_timeout=2000 -cstatement_timeout=3000"
+# A host that vanished answers nothing at all, not even that it is gone.
+_VANISHED = {"tcp_user_timeout": 3000, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 2}
 
 
 class PostgresOnlineStore:
-    """See OnlineStore. Connections come from a pool and are tried before use, so a restarted server is survived."""
+    """See OnlineStore. Connections come from a pool; one that a restarted server has closed is replaced."""
 
     def __init__(self, url: str, spec: FeatureSpec) -> None:
         import sqlalchemy
 
         self._needed, self._windows = Reach.of(spec), state.Windows.of(spec)
-        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
-        with self._cursor() as cursor:
-            cursor.execute("select pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
-            row_of_state: tuple[int | None, ...] = (None, None, None)
-            cursor.execute("select to_regclass('online_store.state')")
-            if cursor.fetchone()[0] is not None:
-                cursor.execute("select layout from online_store.state")
-                row = cursor.fetchone()
-                if row is not None and row[0] != state.LAYOUT:
-                    cursor.execute("drop schema online_store cascade")
-                    row_of_state = state.EMPTIED
-            cursor.execute(_TABLES)
-            cursor.execute(
-                "insert into online_store.state values (1, %s, %s, %s, %s) on conflict do nothing",
-                (state.LAYOUT, *row_of_state),
-            )
+        parsed = sqlalchemy.make_url(url)
+        defaults = {"connect_timeout": _CONNECT_SECONDS, **_VANISHED}
+        self._engine = sqlalchemy.create_engine(
+            parsed,
+            pool_size=8,
+            max_overflow=24,
+            # Statements begin and commit by themselves where they have to: the driver's way costs a round trip more.
+            isolation_level="AUTOCOMMIT",
+            connect_args={
+                **{name: value for name, value in defaults.items() if name not in parsed.query},
+                "options": f"{_TIMEOUTS} {parsed.query.get('options', '')}",  # of two the last one counts
+            },
+        )
+        with self._transaction("begin") as cursor:
+            create_tables(cursor)
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
         windows = self._windows
@@ -112,25 +74,106 @@ class PostgresOnlineStore:
             "card_labels_since": at_us - windows.card_labels_us,
             "merchant_labels_since": at_us - windows.merchant_labels_us,
         }
-        with self._cursor(autocommit=True) as cursor:
-            cursor.execute(_HISTORY, asked)
-            rows = cursor.fetchall()
-        self._needed.require(Reach.of_row(rows[-1][_STATE]), self._place())
+        rows = self._rows(sql.HISTORY, asked)
+        self._needed.require(Reach.of_row(rows[-1][sql.STATE]), self._place())
         kinds: tuple[list[tuple], ...] = ([], [], [], [], [])
         for row in rows:
-            kinds[row[_KIND]].append(row)
+            kinds[row[sql.KIND]].append(row)
         return History(
-            card=EntityHistory([row[_CARD_EVENT] for row in kinds[0]], [_label(row) for row in kinds[2]]),
-            merchant=EntityHistory([row[_MERCHANT_EVENT] for row in kinds[1]], [_label(row) for row in kinds[3]]),
+            card=EntityHistory([row[sql.CARD_EVENT] for row in kinds[0]], [sql.label_of(row) for row in kinds[2]]),
+            merchant=EntityHistory(
+                [row[sql.MERCHANT_EVENT] for row in kinds[1]], [sql.label_of(row) for row in kinds[3]]
+            ),
         )
+
+    def read(
+        self,
+        since: Position | None,
+        transaction_ids: Sequence[str] = (),
+        cards: Sequence[Wanted] = (),
+        merchants: Sequence[Wanted] = (),
+    ) -> Snapshot:
+        statement = sql.NEWS_AND_ASKED if transaction_ids else sql.NEWS + sql.NEWS_ORDER
+        asked = {**_asked_since(since), "ids": list(transaction_ids)}
+        found: list[tuple] = []
+        if cards or merchants:
+            with self._transaction(sql.BEGIN_SNAPSHOT + statement, asked) as cursor:
+                rows = cursor.fetchall()
+                cursor.execute(sql.WANTED, sql.asked_for(cards, merchants))
+                found = cursor.fetchall()
+        else:
+            rows = self._rows(statement, asked)
+        position, is_reset, changes, state_row = sql.changes_of(rows, since)
+        self._needed.require(Reach.of_row(state_row), self._place())
+        return Snapshot(
+            position=position,
+            is_reset=is_reset,
+            changes=changes,
+            decisions={row[2]: bytes(row[3]) for row in rows if row[sql.KIND] == 2},
+            stored=frozenset(row[2] for row in rows if row[sql.KIND] == 3),
+            as_of_us=state_row[0],
+            cards=sql.histories_of(found, [wanted.id for wanted in cards], 0),
+            merchants=sql.histories_of(found, [wanted.id for wanted in merchants], 1),
+        )
+
+    def append(self, since: Position, entries: Sequence[Entry]) -> Outcome:
+        # Of a transaction that is there twice, the first decision stands.
+        once: dict[str, Entry] = {}
+        repeated = set()
+        for entry in entries:
+            id_ = entry.transaction.transaction_id
+            if once.setdefault(id_, entry) is not entry:
+                repeated.add(id_)
+        with self._transaction(sql.BEGIN_WRITING + sql.NEWS + sql.NEWS_ORDER, _asked_since(since)) as cursor:
+            position, is_reset, changes, state_row = sql.changes_of(cursor.fetchall(), since)
+            if is_reset or touches(changes, entries):
+                return Outcome(False, position, is_reset, changes)
+            if not entries:
+                return Outcome(True, position, changes=changes)
+            first = entries[0].transaction
+            columns = zip(*(state.transaction_row(entry.transaction) for entry in once.values()), strict=True)
+            cursor.execute(
+                sql.APPEND,
+                {
+                    **dict(zip(TRANSACTIONS.columns, map(list, columns), strict=True)),
+                    "bodies": [encode(entry.transaction)[1].decode() for entry in once.values()],
+                    "decisions": [entry.decision for entry in once.values()],
+                    "sequence": _next(position.sequence, 0),
+                    "lot_bits": LOT_BITS,
+                    # One card and merchant per call: a batch must not pay for each of its rows.
+                    "card": first.card_id,
+                    "merchant": first.merchant_id,
+                    "horizon": state.horizon_after(TRANSACTIONS, first.event_time_us, self._needed, state_row),
+                },
+            )
+            rows = cursor.fetchall()
+            recorded = sum(is_new for _, _, is_new, _ in rows)
+            if recorded:
+                position = Position(position.epoch, rows[0][3])
+                self._trim(cursor, position.sequence, recorded)
+        decided = {id_: bytes(decision) for id_, decision, _, _ in rows if decision is not None}
+        return Outcome(
+            True,
+            position,
+            changes=changes,
+            decided=decided | {id_: once[id_].decision for id_ in repeated if id_ not in decided},
+            stored=frozenset(id_ for id_, decision, is_new, _ in rows if decision is None and not is_new),
+        )
+
+    def transaction(self, transaction_id: str) -> ScoredTransaction | None:
+        rows = self._rows(sql.TRANSACTION, (transaction_id,))
+        return state.stored_transaction(rows[0]) if rows else None
+
+    def decision(self, transaction_id: str) -> bytes | None:
+        rows = self._rows(sql.DECISION, (transaction_id,))
+        return bytes(rows[0][0]) if rows else None
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
         t = transaction
-        return self._record(TRANSACTIONS, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us)
+        return self._record(TRANSACTIONS, t, state.transaction_row(t), t.event_time_us)
 
     def record_label(self, arrival: LabelArrival) -> bool:
-        a = arrival
-        return self._record(LABEL_ARRIVALS, state.label_row(a), a.card_id, a.merchant_id, a.counts_from_us)
+        return self._record(LABEL_ARRIVALS, arrival, state.label_row(arrival), arrival.counts_from_us)
 
     def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime, *, reach: Reach | None = None) -> None:
         as_of_us, reach = state.to_us(as_of), reach or self._needed
@@ -138,145 +181,130 @@ class PostgresOnlineStore:
             TRANSACTIONS: state.transaction_rows(transactions, reach, as_of_us),
             LABEL_ARRIVALS: state.label_rows(labels, reach, as_of_us),
         }
-        # No lock on a table: readers see the old rows until the end, and a writer waits only where it records the very
-        # transaction that is being taken over.
-        with self._cursor() as cursor:
-            cursor.execute("select pg_advisory_xact_lock(%s)", (_REBUILD_LOCK,))
+        with self._transaction("begin; set local lock_timeout = 0; set local statement_timeout = 0") as cursor:
+            cursor.execute("select pg_advisory_xact_lock(%s)", (sql.REBUILD_LOCK,))
+            # Finding the differences takes most of the time and no lock; writers wait only for those to be written.
             for table, new in rows.items():
-                _copy(cursor, table, new)
-                _replace(cursor, table, as_of_us, reach)
+                postgres_rebuild.fill_temporary(cursor, table, new)
+                postgres_rebuild.find_differences(cursor, table, as_of_us, reach)
+            cursor.execute(sql.LOCK_WRITERS)
+            for table in TABLES:
+                postgres_rebuild.apply_differences(cursor, table)
             cursor.execute(
-                "update online_store.state set as_of_us = %s, transactions_reach_us = %s, labels_reach_us = %s",
+                "delete from online_store.decisions where event_time_us <= %s", (as_of_us - DECISIONS_KEPT_US,)
+            )
+            cursor.execute(
+                "update online_store.state set as_of_us = %s, transactions_reach_us = %s, labels_reach_us = %s, "
+                "rebuilds = rebuilds + 1",
                 (as_of_us, reach.transactions_us, reach.labels_us),
             )
 
     def as_of(self) -> datetime | None:
-        as_of_us = self._state()[0]
+        as_of_us = self._rows(sql.READ_STATE)[0][0]
         return None if as_of_us is None else state.from_us(as_of_us)
 
     def reach(self) -> Reach | None:
-        return Reach.of_row(self._state())
+        return Reach.of_row(self._rows(sql.READ_STATE)[0])
 
     def require_reach(self) -> None:
         self._needed.require(self.reach(), self._place())
 
     def sizes(self) -> dict[str, int]:
-        with self._cursor(autocommit=True) as cursor:
-            cursor.execute(f"select {', '.join(f'(select count(*) from online_store.{t.name})' for t in TABLES)}")
-            return dict(zip((table.name for table in TABLES), cursor.fetchone(), strict=True))
+        return dict(zip((table.name for table in TABLES), self._rows(sql.SIZES)[0], strict=True))
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _state(self) -> tuple[int | None, ...]:
-        with self._cursor(autocommit=True) as cursor:
-            cursor.execute(_READ_STATE)
-            row: tuple[int | None, ...] = cursor.fetchone()
-        return row
-
-    def _record(self, table: Table, row: tuple, card_id: str, merchant_id: str, at_us: int) -> bool:
-        with self._cursor() as cursor:
-            cursor.execute(_INSERTS[table], row)
-            is_new: bool = cursor.rowcount == 1
+    def _record(self, table: Table, change: Change, row: tuple, at_us: int) -> bool:
+        is_label, body = encode(change)
+        with self._transaction(sql.BEGIN_WRITING + sql.NEWS + sql.NEWS_ORDER, _asked_since(None)) as cursor:
+            position, _, _, state_row = sql.changes_of(cursor.fetchall(), None)
+            number = _next(position.sequence, 1)
+            cursor.execute(
+                sql.RECORD[table],
+                {
+                    **dict(zip(table.columns, row, strict=True)),
+                    "sequence": number,
+                    "is_label": is_label,
+                    "body": body.decode(),
+                    "card": change.card_id,
+                    "merchant": change.merchant_id,
+                    "horizon": state.horizon_after(table, at_us, self._needed, state_row),
+                },
+            )
+            is_new: bool = cursor.fetchone()[0] == 1
             if is_new:
-                cursor.execute(_READ_STATE)
-                horizon_us = state.horizon_after(table, at_us, self._needed, cursor.fetchone())
-                # Locked rows are left to whoever holds them: two writers of one card and merchant must not wait for
-                # each other.
-                cursor.execute(
-                    f"""delete from online_store.{table.name} where ctid in (
-                        select ctid from online_store.{table.name}
-                        where (card_id = %s and {table.time} <= %s) or (merchant_id = %s and {table.time} <= %s)
-                        for update skip locked)""",
-                    (card_id, horizon_us, merchant_id, horizon_us),
-                )
+                self._trim(cursor, number, 1)
         return is_new
+
+    def _trim(self, cursor: Any, newest: int, added: int) -> None:
+        if is_time_to_trim(newest >> LOT_BITS, added):
+            cursor.execute(
+                "delete from online_store.changes where sequence <= %s",
+                (newest - (following.CHANGES_KEPT << LOT_BITS),),
+            )
 
     def _place(self) -> str:
         return self._engine.url.render_as_string(hide_password=True)
 
-    @contextmanager
-    def _cursor(self, *, autocommit: bool = False) -> Iterator[Any]:
-        """A cursor in one transaction: committed at exit, rolled back on any exception.
+    def _rows(self, statement: str, parameters: Any = None) -> list[tuple]:
+        """What one statement answers, which is a transaction of its own."""
+        with self._executed(statement, parameters) as cursor:
+            rows: list[tuple] = cursor.fetchall()
+        return rows
 
-        Args:
-            autocommit: for a single statement, which is a transaction of its own and saves two round trips.
-        """
+    @contextmanager
+    def _transaction(self, statement: str, parameters: Any = None) -> Iterator[Any]:
+        """A cursor that has executed what begins a transaction: committed at exit, rolled back on any exception."""
+        with self._executed(statement, parameters) as cursor:
+            yield cursor
+            cursor.execute("commit")
+
+    @contextmanager
+    def _executed(self, statement: str, parameters: Any) -> Iterator[Any]:
         import sqlalchemy.exc
 
+        errors = (self._engine.dialect.loaded_dbapi.Error, sqlalchemy.exc.SQLAlchemyError)
         try:
-            connection = self._engine.raw_connection()
+            connection, cursor = self._first_executed(statement, parameters, errors)
             try:
-                connection.dbapi_connection.autocommit = autocommit  # type: ignore[union-attr]
-                cursor = connection.cursor()
                 yield cursor
-                connection.commit()
             except BaseException:
-                connection.rollback()
+                connection.invalidate()  # closed, which also ends its transaction
                 raise
             finally:
                 connection.close()
-        except (self._engine.dialect.loaded_dbapi.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+        except errors as error:
             raise OnlineStoreUnavailable(
                 f"The online store {self._place()} cannot be used: {error}. Run: fraud doctor"
             ) from error
 
+    def _first_executed(self, statement: str, parameters: Any, errors: tuple[type[Exception], ...]) -> tuple[Any, Any]:
+        """A connection and a cursor that has executed the statement on it.
 
-def _label(row: tuple) -> tuple:
-    return (row[1], row[2], row[10], row[3])
-
-
-def _insert(table: Table) -> str:
-    markers = ", ".join("%s" for _ in table.columns)
-    return (
-        f"insert into online_store.{table.name} ({', '.join(table.columns)}, from_warehouse) "
-        f"values ({markers}, 0) on conflict do nothing"
-    )
-
-
-_INSERTS = {table: _insert(table) for table in TABLES}
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def _written(value: Any) -> str:
-    """A value as COPY reads it; a double by its shortest text that reads back the same."""
-    if value is None:
-        return "\\N"
-    return value.translate(_ESCAPES) if isinstance(value, str) else repr(value)
+        A server that was restarted since has closed every connection of the pool, which shows at the first statement
+        only; trying each one before use would cost a round trip for every score.
+        """
+        for is_last in (False, True):
+            connection = self._engine.raw_connection()
+            cursor = connection.cursor()
+            try:
+                cursor.execute(statement, parameters)
+            except errors:
+                is_closed = connection.dbapi_connection.closed  # type: ignore[union-attr]
+                connection.invalidate()
+                if is_last or not is_closed:
+                    raise
+                self._engine.dispose()
+            else:
+                break
+        return connection, cursor
 
 
-def _copy(cursor: Any, table: Table, rows: Sequence[tuple]) -> None:
-    """Temporary table new_*: what the warehouse says now."""
-    columns = ", ".join(table.columns)
-    cursor.execute(
-        f"create temporary table new_{table.name} on commit drop as "
-        f"select {columns} from online_store.{table.name} with no data"
-    )
-    text = io.StringIO("".join("\t".join(map(_written, row)) + "\n" for row in rows))
-    cursor.copy_expert(f"copy new_{table.name} ({columns}) from stdin", text)
-    cursor.execute(f"analyze new_{table.name}")
+def _asked_since(since: Position | None) -> dict[str, int]:
+    return {"epoch": -1, "sequence": 0} if since is None else {"epoch": since.epoch, "sequence": since.sequence}
 
 
-def _replace(cursor: Any, table: Table, as_of_us: int, reach: Reach) -> None:
-    """Write what differs: most rows of the day before are the same, and each one rewritten would leave a dead one."""
-    name, columns, identity = table.name, ", ".join(table.columns), ", ".join(table.identity)
-    same_key = " and ".join(f"o.{column} = n.{column}" for column in table.key)
-    same_rest = " and ".join(
-        f"o.{column} is not distinct from n.{column}" for column in table.columns if column not in table.key
-    )
-    cursor.execute(f"delete from online_store.{name} where {table.time} <= %s", (reach.horizon_us(table, as_of_us),))
-    cursor.execute(
-        f"delete from online_store.{name} o where from_warehouse = 1 and {table.time} < %s "
-        f"and not exists (select 1 from new_{name} n where {same_key})",
-        (as_of_us,),
-    )
-    # The warehouse's row takes the place of the one that serving recorded, even under another card or time. In order
-    # of the key, so that a card's rows lie beside each other.
-    cursor.execute(
-        f"insert into online_store.{name} ({columns}, from_warehouse) select {columns}, 1 from new_{name} n "
-        f"where not exists (select 1 from online_store.{name} o where {same_key} and {same_rest} "
-        f"and o.from_warehouse = 1) order by {', '.join(table.key)} on conflict ({identity}) do update "
-        f"set {', '.join(f'{column} = excluded.{column}' for column in (*table.columns, 'from_warehouse'))}"
-    )
+def _next(sequence: int, step: int) -> int:
+    """The number `step` changes after this one, with a lot of its own."""
+    return (((sequence >> LOT_BITS) + step) << LOT_BITS) + random.getrandbits(LOT_BITS)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from fraud_pipelines.errors import OnlineStoreUnavailable
 from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec
-from fraud_pipelines.online_store import state
+from fraud_pipelines.online_store import following, sqlite_rebuild, state
 from fraud_pipelines.online_store.following import (
-    CHANGES_KEPT,
     DECISIONS_KEPT_US,
     Change,
     Entry,
@@ -25,8 +24,10 @@ from fraud_pipelines.online_store.following import (
     Wanted,
     decode,
     encode,
+    is_time_to_trim,
     touches,
 )
+from fraud_pipelines.online_store.sqlite_tables import create_tables
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach, Table
 
 if TYPE_CHECKING:
@@ -37,49 +38,9 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30.0
 # Pages that a rebuild keeps in memory, kibibytes; its rows of merchants and identifiers go all over the file.
 _REBUILD_CACHE_KIB = 65_536
-# Changes between two looks at whether the oldest may go.
-_TRIM_EVERY = 10_000
 # A rebuild's log gives the space above this back.
 _LARGEST_IDLE_LOG_BYTES = 16 * 2**20
 
-# Rows of a card lie beside each other in the order they are read; a merchant's are in an index that covers its reads.
-# The same definition makes a rebuild's temporary tables.
-_TRANSACTIONS = """(
-    card_id text not null, event_time_us integer not null, transaction_id text not null, amount_minor integer not null,
-    merchant_id text not null, country text, device_id text, category text,
-    merchant_latitude real, merchant_longitude real, customer_id text, channel text,
-    home_latitude real, home_longitude real, currency text not null, from_warehouse integer not null,
-    primary key (card_id, event_time_us, transaction_id)) without rowid"""
-_LABEL_ARRIVALS = """(
-    card_id text not null, counts_from_us integer not null, transaction_id text not null, known_at_us integer not null,
-    is_fraud integer not null, amount_minor integer not null, merchant_id text not null,
-    from_warehouse integer not null,
-    primary key (card_id, counts_from_us, transaction_id, known_at_us)) without rowid"""
-_BODIES = {"transactions": _TRANSACTIONS, "label_arrivals": _LABEL_ARRIVALS}
-_INDEXES = {
-    "transactions": {
-        "transactions_once": "create unique index {index} on transactions (transaction_id)",
-        "transactions_of_merchant": "create index {index} "
-        "on transactions (merchant_id, event_time_us, transaction_id, amount_minor, card_id)",
-    },
-    "label_arrivals": {
-        "labels_once": "create unique index {index} on label_arrivals (transaction_id, known_at_us)",
-        "labels_of_merchant": "create index {index} "
-        "on label_arrivals (merchant_id, counts_from_us, transaction_id, known_at_us, is_fraud, amount_minor)",
-    },
-}
-# `rebuilds` counts them, so that a rebuild notices another one.
-_STATE = """create table if not exists state (
-    only_row integer primary key check (only_row = 1), as_of_us integer,
-    transactions_reach_us integer not null, labels_reach_us integer not null, rebuilds integer not null)"""
-# What serving recorded, in the order it did: whoever follows the store reads it from where it left off. Decisions are
-# written at the end of their table; only their identifiers go all over an index.
-_LOG = """
-create table if not exists changes (sequence integer primary key, is_label integer not null, body blob not null);
-create table if not exists decisions (
-    number integer primary key, transaction_id text not null unique, event_time_us integer not null,
-    decision blob not null);
-"""
 _READ_STATE = f"select {', '.join(state.STATE_COLUMNS)} from state"
 
 _CARD_EVENTS = """select event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category,
@@ -111,21 +72,7 @@ class SqliteOnlineStore:
         except OSError as error:
             raise self._unavailable(error) from error
         with self._writing(self._connection()) as connection:
-            (layout,) = connection.execute("pragma user_version").fetchone()
-            is_emptied = layout not in (0, state.LAYOUT)
-            if is_emptied:
-                for name in (*_BODIES, "state", "changes", "decisions"):
-                    connection.execute(f"drop table if exists {name}")
-            for name, body in _BODIES.items():
-                connection.execute(f"create table if not exists {name} {body}")
-                for index, definition in _INDEXES[name].items():
-                    connection.execute(definition.format(index=f"if not exists {index}"))
-            connection.execute(_STATE)
-            for statement in filter(str.strip, _LOG.split(";")):
-                connection.execute(statement)
-            if is_emptied:
-                connection.execute("insert into state values (1, ?, ?, ?, 0)", state.EMPTIED)
-            connection.execute(f"pragma user_version = {state.LAYOUT}")
+            create_tables(connection)
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
         windows = self._windows
@@ -250,7 +197,7 @@ class SqliteOnlineStore:
             try:
                 connection.execute(f"pragma cache_size = -{_REBUILD_CACHE_KIB}")
                 for table, new in rows.items():
-                    _fill_temporary(connection, table, new)
+                    sqlite_rebuild.fill_temporary(connection, table, new)
             except sqlite3.Error as error:
                 raise self._unavailable(error) from error
             while not self._replaced(connection, as_of_us, reach):
@@ -292,8 +239,8 @@ class SqliteOnlineStore:
     def _log(self, connection: sqlite3.Connection, recorded: Sequence[Change]) -> None:
         connection.executemany("insert into changes (is_label, body) values (?, ?)", map(encode, recorded))
         newest = _newest(connection)
-        if newest // _TRIM_EVERY != (newest - len(recorded)) // _TRIM_EVERY:
-            connection.execute("delete from changes where sequence <= ?", (newest - CHANGES_KEPT,))
+        if is_time_to_trim(newest, len(recorded)):
+            connection.execute("delete from changes where sequence <= ?", (newest - following.CHANGES_KEPT,))
 
     def _forget(self, connection: sqlite3.Connection, table: Table, card_id: str, merchant_id: str, at_us: int) -> None:
         """Delete what an event at `at_us` makes superfluous of its card and merchant."""
@@ -310,12 +257,12 @@ class SqliteOnlineStore:
         with self._reading(connection):
             before = _rebuilds(connection)
             for table in TABLES:
-                _find_differences(connection, table, as_of_us, reach)
+                sqlite_rebuild.find_differences(connection, table, as_of_us, reach)
         with self._writing(connection):
             if _rebuilds(connection) != before:
                 return False
             for table in TABLES:
-                _apply_differences(connection, table)
+                sqlite_rebuild.apply_differences(connection, table)
             connection.execute("delete from decisions where event_time_us <= ?", (as_of_us - DECISIONS_KEPT_US,))
             connection.execute(
                 "insert or replace into state values (1, ?, ?, ?, ?)",
@@ -412,51 +359,6 @@ def _changes(connection: sqlite3.Connection, since: Position | None) -> tuple[Po
     if len(rows) < now.sequence - since.sequence:  # the oldest of them are no longer kept
         return now, True, []
     return now, False, [decode(*row) for row in rows]
-
-
-def _fill_temporary(connection: sqlite3.Connection, table: Table, rows: list[tuple]) -> None:
-    """temp.new_*: what the warehouse says now."""
-    connection.execute(f"create temporary table new_{table.name} {_BODIES[table.name]}")
-    connection.execute("begin")
-    markers = ", ".join("?" for _ in table.columns)
-    connection.executemany(
-        f"insert into new_{table.name} ({', '.join(table.columns)}, from_warehouse) values ({markers}, 1)", rows
-    )
-    connection.execute("commit")
-
-
-def _find_differences(connection: sqlite3.Connection, table: Table, as_of_us: int, reach: Reach) -> None:
-    """temp.fresh_*: rows of temp.new_* that the store lacks; temp.gone_*: keys of rows that have to go."""
-    name, key = table.name, ", ".join(table.key)
-    same_key = " and ".join(f"o.{column} = n.{column}" for column in table.key)
-    same_rest = " and ".join(f"o.{column} is n.{column}" for column in table.columns if column not in table.key)
-    for temporary in (f"fresh_{name}", f"gone_{name}"):
-        connection.execute(f"drop table if exists temp.{temporary}")
-    connection.execute(
-        f"create temporary table fresh_{name} as select * from temp.new_{name} n where not exists "
-        f"(select 1 from main.{name} o where {same_key} and {same_rest} and o.from_warehouse = 1)"
-    )
-    connection.execute(
-        f"create temporary table gone_{name} as select {key} from main.{name} o where {table.time} <= ? or "
-        f"(from_warehouse = 1 and {table.time} < ? and not exists (select 1 from temp.new_{name} n where {same_key}))",
-        (reach.horizon_us(table, as_of_us), as_of_us),
-    )
-
-
-def _apply_differences(connection: sqlite3.Connection, table: Table) -> None:
-    name, key, identity = table.name, ", ".join(table.key), ", ".join(table.identity)
-    connection.execute(f"delete from main.{name} where ({key}) in (select {key} from temp.gone_{name})")
-    # The warehouse's row takes the place of the one that serving recorded, even under another card or time.
-    connection.execute(f"delete from main.{name} where ({identity}) in (select {identity} from temp.fresh_{name})")
-    (fresh,) = connection.execute(f"select count(*) from temp.fresh_{name}").fetchone()
-    (kept,) = connection.execute(f"select count(*) from main.{name}").fetchone()
-    # Where most rows are new, indexes are made faster than kept.
-    indexes = _INDEXES[name] if fresh > kept else {}
-    for index in indexes:
-        connection.execute(f"drop index main.{index}")
-    connection.execute(f"insert into main.{name} select * from temp.fresh_{name}")
-    for index, definition in indexes.items():
-        connection.execute(definition.format(index=index))
 
 
 def _rebuilds(connection: sqlite3.Connection) -> int:

@@ -1,4 +1,4 @@
-"""What both backends agree on: layout, columns, how far back events are kept, how warehouse rows become state."""
+"""What all backends agree on: layout, columns, how far back events are kept, how warehouse rows become state."""
 
 from __future__ import annotations
 

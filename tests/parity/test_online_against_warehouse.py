@@ -31,12 +31,12 @@ def world(tmp_path_factory):
     return payments, verdicts, warehouse, rows
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def store(request, tmp_path):
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'online.sqlite'}"
     else:
-        url = request.getfixturevalue("fresh_postgres_url")
+        url = request.getfixturevalue(f"fresh_{request.param}_url")
     opened = open_online_store(url)
     yield opened
     opened.close()

@@ -10,12 +10,12 @@ import pytest
 from fraud_pipelines.online_store import OnlineStore, open_online_store
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a store that does not exist yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'state' / 'online.sqlite'}"
-    return str(request.getfixturevalue("fresh_postgres_url"))
+    return str(request.getfixturevalue(f"fresh_{request.param}_url"))
 
 
 @pytest.fixture

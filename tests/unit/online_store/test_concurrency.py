@@ -9,7 +9,8 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
-from fraud_pipelines.online_store import open_online_store, postgres_backend, sqlite_backend
+from fraud_pipelines.online_store import open_online_store, postgres_rebuild, redis_rebuild, sqlite_rebuild
+from fraud_pipelines.online_store.following import Entry
 from tests.stored_events import DAY_US, NOON, NOON_US, NaiveStore, amounts, ids, label, payment, record_all, tables_of
 
 
@@ -178,6 +179,7 @@ def change_everything(url):
     return other
 
 
+@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)  # Redis has no transaction that stays open
 def test_a_reader_waits_for_no_writer(url, store):
     store.record_transaction(payment("t", NOON_US - 1, 5))
     other = change_everything(url)
@@ -204,9 +206,11 @@ def between(url, monkeypatch):
     """Has a function called once, when a rebuild has compared the first table and written nothing for others to see."""
 
     def call(function):
-        module, name = (
-            (sqlite_backend, "_find_differences") if url.startswith("sqlite") else (postgres_backend, "_replace")
-        )
+        module, name = {
+            "sqlite": (sqlite_rebuild, "find_differences"),
+            "postgresql+psycopg2": (postgres_rebuild, "find_differences"),
+            "redis": (redis_rebuild, "load"),
+        }[url.split(":")[0]]
         original, waiting = getattr(module, name), [function]
 
         def with_call(*arguments):
@@ -241,18 +245,12 @@ def test_what_is_recorded_while_a_rebuild_compares_waits_for_nothing_and_stays(u
 
 def test_a_payment_served_just_before_the_warehouse_brings_it_counts_once(url, store, between):
     recorder = open_online_store(url)
-    with ThreadPoolExecutor(1) as pool:
-        recorded = []
 
-        def record():
-            # On PostgreSQL the row is on its way already, and this waits until it is there.
-            recorded.append(pool.submit(recorder.record_transaction, payment("t", NOON_US - 2, 5)))
-            if url.startswith("sqlite"):
-                assert recorded[0].result() is True
+    def record():
+        assert recorder.record_transaction(payment("t", NOON_US - 2, 5)) is True
 
-        between(record)
-        store.rebuild(*tables_of([payment("t", NOON_US - 2, 6)], []), NOON)
-        assert recorded[0].result() is url.startswith("sqlite")
+    between(record)
+    store.rebuild(*tables_of([payment("t", NOON_US - 2, 6)], []), NOON)
     assert amounts(store.history("tok_a", "m1", NOON_US).card) == [6]
     assert store.sizes()["transactions"] == 1
     recorder.close()
@@ -267,7 +265,7 @@ def test_of_two_rebuilds_at_once_the_last_to_end_is_what_counts(url, store, betw
         def rebuild():
             second = tables_of([payment("first", NOON_US - 9, 1), payment("second", NOON_US - 8, 2)], [])
             rebuilt.append(pool.submit(other.rebuild, *second, NOON))
-            if url.startswith("sqlite"):  # on PostgreSQL it waits for the one that has begun
+            if url.startswith("sqlite"):  # elsewhere it waits for the one that has begun
                 rebuilt[0].result()
 
         between(rebuild)
@@ -276,3 +274,30 @@ def test_of_two_rebuilds_at_once_the_last_to_end_is_what_counts(url, store, betw
     last = [3] if url.startswith("sqlite") else [1, 2]
     assert amounts(store.history("tok_a", "m1", NOON_US).card) == last
     other.close()
+
+
+def test_on_redis_what_is_recorded_while_the_next_state_is_filled_is_in_both(fresh_redis_url, monkeypatch):
+    store, recorder = open_online_store(fresh_redis_url), open_online_store(fresh_redis_url)
+    store.record_transaction(payment("before", NOON_US - 9, 1))
+    original = redis_rebuild._keep
+
+    def keep_and_record(client, table, *arguments):
+        original(client, table, *arguments)
+        name = table.name
+        outcome = recorder.append(
+            recorder.read(None).position, [Entry(payment(f"decided {name}", NOON_US - 5, 2), b"approved")]
+        )
+        assert outcome.is_recorded
+        assert recorder.record_transaction(payment(f"recorded {name}", NOON_US - 4, 3)) is True
+        assert recorder.record_label(label(f"decided {name}", NOON_US - 1)) is True
+        seen.append(recorder.history("tok_a", "m1", NOON_US))
+
+    seen = []
+    monkeypatch.setattr(redis_rebuild, "_keep", keep_and_record)
+    store.rebuild(*tables_of([payment("of warehouse", NOON_US - 8, 4)], []), NOON)
+    assert amounts(seen[-1].card) == [1, 2, 2, 3, 3]
+    history = store.history("tok_a", "m1", NOON_US)
+    assert amounts(history.card) == amounts(history.merchant) == [1, 4, 2, 2, 3, 3]
+    assert history.card.labels == history.merchant.labels == seen[-1].card.labels
+    store.close()
+    recorder.close()

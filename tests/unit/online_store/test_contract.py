@@ -230,6 +230,17 @@ def test_a_rebuild_says_nothing_about_its_moment_and_later(store):
         assert [event[0] for event in entity.events] == [arrival[0] for arrival in entity.labels] == list(moments[1:])
 
 
+def test_what_lies_after_a_rebuild_stays_through_the_following_ones(store):
+    store.rebuild(
+        *tables_of([payment("later", NOON_US + 5, 7)], [label("later", NOON_US + 6)]), NOON + timedelta(days=1)
+    )
+    for microseconds in (0, 1, 2):
+        store.rebuild(*tables_of([], []), NOON + timedelta(microseconds=microseconds))
+    assert store.sizes() == {"transactions": 1, "label_arrivals": 1}
+    store.rebuild(*tables_of([], []), NOON + timedelta(microseconds=7))
+    assert store.sizes() == {"transactions": 0, "label_arrivals": 0}
+
+
 def test_a_payment_served_after_the_end_of_the_warehouse_survives_every_rebuild(store):
     nine, fifteen = NOON_US - 3 * HOUR_US, NOON_US + 3 * HOUR_US
     warehouse = tables_of([payment("w", nine, 10)], [])
@@ -287,5 +298,5 @@ def test_a_store_that_cannot_be_reached_says_so(tmp_path):
 
 def test_an_unknown_kind_of_url_is_refused_without_its_password():
     with pytest.raises(SettingInvalid, match="expected sqlite") as caught:
-        open_online_store("redis://user:secret@host/0")
+        open_online_store("mysql://user:secret@host/0")
     assert "secret" not in str(caught.value)

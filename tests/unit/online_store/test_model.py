@@ -166,13 +166,15 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         assert store.history(card, merchant, at_us) == self.naive.history(card, merchant, at_us, SPEC)
 
 
-@pytest.mark.parametrize(("backend", "examples"), [("sqlite", 100), ("postgres", 15)])
+@pytest.mark.parametrize(("backend", "examples"), [("sqlite", 100), ("postgres", 15), ("redis", 30)])
 def test_any_sequence_gives_the_history_of_the_naive_list(backend, examples, request, tmp_path):
     if backend == "sqlite":
         numbers = itertools.count()
 
         def fresh_url():
             return f"sqlite:///{tmp_path / f'{next(numbers)}.sqlite'}"
+    elif backend == "redis":
+        fresh_url = request.getfixturevalue("redis_server").fresh_url
     else:
         import sqlalchemy
 

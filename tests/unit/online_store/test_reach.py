@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import psycopg2
 import pytest
+import redis
 from sqlalchemy.engine import make_url
 
 from fraud_pipelines.errors import OnlineStateTooShort
@@ -202,6 +203,12 @@ def older_layout(url):
         "insert into {schema}transactions values ('t', 1, 'tok_a', 'm1', 100, 1)",
         "insert into {schema}label_arrivals values ('t', 2, 2, 'tok_a', 'm1', 1, 1)",
     )
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+            client.hset("online_store:state", "layout", 2)
+            client.zadd("online_store:card:tok_a", {"t": 1})
+        return
     if url.startswith("sqlite"):
         connection = sqlite3.connect(make_url(url).database)
         for name in ("transactions", "label_arrivals", "state"):

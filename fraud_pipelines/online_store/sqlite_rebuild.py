@@ -1,0 +1,53 @@
+"""How a rebuild of the embedded online store finds what the warehouse says differently, and writes only that."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from fraud_pipelines.online_store.sqlite_tables import BODIES, INDEXES
+from fraud_pipelines.online_store.state import Reach, Table
+
+
+def fill_temporary(connection: sqlite3.Connection, table: Table, rows: list[tuple]) -> None:
+    """temp.new_*: what the warehouse says now."""
+    connection.execute(f"create temporary table new_{table.name} {BODIES[table.name]}")
+    connection.execute("begin")
+    markers = ", ".join("?" for _ in table.columns)
+    connection.executemany(
+        f"insert into new_{table.name} ({', '.join(table.columns)}, from_warehouse) values ({markers}, 1)", rows
+    )
+    connection.execute("commit")
+
+
+def find_differences(connection: sqlite3.Connection, table: Table, as_of_us: int, reach: Reach) -> None:
+    """temp.fresh_*: rows of temp.new_* that the store lacks; temp.gone_*: keys of rows that have to go."""
+    name, key = table.name, ", ".join(table.key)
+    same_key = " and ".join(f"o.{column} = n.{column}" for column in table.key)
+    same_rest = " and ".join(f"o.{column} is n.{column}" for column in table.columns if column not in table.key)
+    for temporary in (f"fresh_{name}", f"gone_{name}"):
+        connection.execute(f"drop table if exists temp.{temporary}")
+    connection.execute(
+        f"create temporary table fresh_{name} as select * from temp.new_{name} n where not exists "
+        f"(select 1 from main.{name} o where {same_key} and {same_rest} and o.from_warehouse = 1)"
+    )
+    connection.execute(
+        f"create temporary table gone_{name} as select {key} from main.{name} o where {table.time} <= ? or "
+        f"(from_warehouse = 1 and {table.time} < ? and not exists (select 1 from temp.new_{name} n where {same_key}))",
+        (reach.horizon_us(table, as_of_us), as_of_us),
+    )
+
+
+def apply_differences(connection: sqlite3.Connection, table: Table) -> None:
+    name, key, identity = table.name, ", ".join(table.key), ", ".join(table.identity)
+    connection.execute(f"delete from main.{name} where ({key}) in (select {key} from temp.gone_{name})")
+    # The warehouse's row takes the place of the one that serving recorded, even under another card or time.
+    connection.execute(f"delete from main.{name} where ({identity}) in (select {identity} from temp.fresh_{name})")
+    (fresh,) = connection.execute(f"select count(*) from temp.fresh_{name}").fetchone()
+    (kept,) = connection.execute(f"select count(*) from main.{name}").fetchone()
+    # Where most rows are new, indexes are made faster than kept.
+    indexes = INDEXES[name] if fresh > kept else {}
+    for index in indexes:
+        connection.execute(f"drop index main.{index}")
+    connection.execute(f"insert into main.{name} select * from temp.fresh_{name}")
+    for index, definition in indexes.items():
+        connection.execute(definition.format(index=index))
