@@ -155,7 +155,9 @@ async def _main(port: int, path: str, bodies: Path, connections: int, per_second
     extra = "".join(f"{line}\r\n" for line in headers.split("|") if line)
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{extra}"
     requests = [
-        f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies.read_bytes().splitlines() if body
+        f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        for body in bodies.read_bytes().splitlines()
+        if body
     ]
     run = _Run(iter(requests), per_second)
     for _ in range(connections):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from threading import Barrier
 
 import orjson
 
@@ -31,6 +33,7 @@ class Follower:
                 entries.append(Entry(made, orjson.dumps([sorted(seen[entity]) for entity in both])))
                 for entity in both:
                     seen[entity].add(made.transaction_id)
+            time.sleep(0.0005)  # what computing a score takes, in which others get their turn
             outcome = self._store.append(self._position, entries)
             if outcome.is_reset:
                 self._position, self._seen = None, {}
@@ -72,11 +75,22 @@ class Follower:
                     self._seen[entity].add(change.transaction_id)
 
 
+_together: Barrier | None = None
+
+
+def wait_for(barrier: Barrier) -> None:
+    """Let every `decide_all` of this process begin when all who share the barrier do."""
+    global _together
+    _together = barrier
+
+
 def decide_all(url: str, batches: Sequence[Sequence[ScoredTransaction]]) -> tuple[dict[str, bytes], int]:
     """Decide with a store of this process's own: the decisions that stand, and how often the store refused."""
     store = open_online_store(url)
     try:
         follower, decided = Follower(store), {}
+        assert _together is not None
+        _together.wait(timeout=60)
         for batch in batches:
             decided |= follower.decide(batch)
         return decided, follower.refused

@@ -18,7 +18,7 @@ from fraud_pipelines.features.online import CardEvent, EntityHistory, LabelArriv
 # Changes a store keeps; who is further behind starts again. At a thousand payments a second that is a few minutes.
 CHANGES_KEPT = 200_000
 # Decisions are returned to who sends a payment again for so long after the payment; later the ledger is asked.
-DECISIONS_KEPT_US = 7 * 86_400_000_000
+DECISIONS_KEPT_US = 2 * 86_400_000_000
 # A server may lose its last commits in a crash or failover. The low bits of its changes' numbers are drawn by lot, so a
 # number that was lost does not come again, and whoever had seen it starts over instead of missing what took its place.
 LOT_BITS = 20

@@ -21,7 +21,7 @@ from fraud_pipelines.errors import OnlineStateTooShort, OnlineStoreUnavailable, 
 from fraud_pipelines.features.online import EntityHistory, ScoredTransaction
 from fraud_pipelines.online_store import following, open_online_store
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry, Outcome, Position, Wanted
-from tests.store_followers import Follower, decide_all
+from tests.store_followers import Follower, decide_all, wait_for
 from tests.stored_events import DAY_US, NOON, NOON_US, SHORT_SPEC, card_event, label, payment, tables_of
 
 
@@ -281,7 +281,10 @@ def test_whoever_decides_has_seen_everything_recorded_before_of_its_card_and_mer
         ]
         return [made[n : n + 1 + worker % 3] for n in range(0, 48, 1 + worker % 3)]
 
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(5)
+    wait_for(barrier)
+    with ProcessPoolExecutor(3, mp_context=spawn, initializer=wait_for, initargs=(barrier,)) as pool:
         processes = [pool.submit(decide_all, url, sent_to(worker)) for worker in range(3)]
         with ThreadPoolExecutor(2) as threads:
             ours = list(threads.map(lambda worker: decide_all(url, sent_to(worker)), (3, 4)))
