@@ -5,11 +5,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import orjson
-
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
-from fraud_pipelines.ledger import Decision, Feedback, Ledger
-from serving.answers import StoredDecision, feedback_of
+from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger
+from serving.answers import feedback_of, row_of
 
 
 class FeatureNames:
@@ -73,33 +71,33 @@ class Delivery:
         except PermanentError as error:
             # Of the installation, not of these records: they wait until somebody has put it right.
             raise RetryableError(str(error)) from error
-        decisions: list[Decision] = []
+        rows: list[DecisionRow] = []
+        names: dict[str, list[str]] = {}
         feedback: list[Feedback] = []
         for record in records:
             try:
-                kind = orjson.loads(record)["kind"] if not record.startswith(b'{"kind":"decision"') else "decision"
-                if kind == "decision":
-                    decisions.append(self._decision(ledger, StoredDecision.read(record)))
-                elif kind == "feedback":
-                    feedback.append(feedback_of(record))
+                if record.startswith(b'{"kind":"decision"'):
+                    row, features = row_of(record)
+                    if features and row.feature_spec_hash is not None:
+                        own = names.setdefault(row.feature_spec_hash, self._names_of(ledger, row.feature_spec_hash))
+                        if len(own) != features:
+                            raise ValueError(f"{features} features where the spec has {len(own)}")
+                    rows.append(row)
                 else:
-                    raise ContractBroken(f"A record of the journal is of kind {kind!r}.")
+                    feedback.append(feedback_of(record))
             except (KeyError, TypeError, ValueError) as error:
                 raise ContractBroken(
-                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the dead "
-                    "letters beside the journal."
+                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the "
+                    "dead letters beside the journal."
                 ) from error
-        if decisions:
-            ledger.record_decisions(decisions)
+        if rows:
+            ledger.record_rows(rows, names)
         if feedback:
             ledger.record_feedback(feedback)
 
-    def _decision(self, ledger: Ledger, stored: StoredDecision) -> Decision:
-        spec_hash = stored.answer["feature_spec_hash"]
-        if not stored.features or spec_hash is None:
-            return stored.decision([])
+    def _names_of(self, ledger: Ledger, spec_hash: str) -> list[str]:
         names = self._names.of(spec_hash) or ledger.feature_names(spec_hash)
         if names is None:
             # Another host served it and will deliver its own record, which brings the names.
             raise RetryableError(f"The names of the features of spec {spec_hash} are not known here yet.")
-        return stored.decision(names)
+        return names

@@ -26,10 +26,11 @@ from serving.answers import timed
 from serving.bodies import Disconnected, parse, read_body
 from serving.headers import HEADERS
 from serving.lane import BATCH_PIECE
-from serving.metrics import metrics
+from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
+from serving.scoring import not_durable
 
 # A transaction with every field at its longest takes under 2 KiB.
 LARGEST_BODY_BYTES = 64 * 1024
@@ -104,19 +105,9 @@ class Endpoints:
             content = await handler(Request(principal, body, argument, started))
         except Disconnected:
             return
-        except Problem as problem:
+        except Exception as error:
+            problem = _problem_of(error, scope["path"] if route else "A page")
             status, content, headers = problem.status, problem.content, [*_HEADERS, *problem.header_pairs]
-            _count_refusal(scope["path"], problem)
-        except (JournalFull, JournalUnavailable) as error:
-            logger.warning("Journal: %s", error)
-            problem = Problem.common(503)
-            status, content = 503, problem.content
-            _count_refusal(scope["path"], problem)
-        except Exception:
-            # Nothing of the request goes to the log but its path: a body may hold a card number.
-            logger.exception("%s failed", scope["path"] if route else "A page")
-            problem = Problem.common(500)
-            status, content = 500, problem.content
             _count_refusal(scope["path"], problem)
         await send(
             {
@@ -187,7 +178,7 @@ class Endpoints:
             raise result
         seconds = time.perf_counter() - started
         _count(result)
-        metrics().latency.labels("total").observe(seconds)
+        latency_of("total").observe(seconds)
         return timed(result, seconds)
 
     # Looking back
@@ -309,6 +300,17 @@ class OwnPaths:
             await self._app(scope, receive, send)
 
 
+def _problem_of(error: Exception, what: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, JournalFull | JournalUnavailable):
+        logger.warning("Journal: %s", error)
+        return not_durable(error)
+    # Nothing of the request goes to the log but its path: a body may hold a card number.
+    logger.error("%s failed", what, exc_info=error)
+    return Problem.common(500)
+
+
 def _read(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
@@ -335,9 +337,7 @@ def _unknown(message: str) -> Problem:
 def _count(answer: bytes) -> None:
     decision = _DECISION.search(answer)
     version = _VERSION.search(answer)
-    metrics().requests.labels(
-        decision[1].decode() if decision else "none", version[1].decode() if version else "none", "200"
-    ).inc()
+    requests_of(decision[1].decode() if decision else "none", version[1].decode() if version else "none").inc()
 
 
 def _count_refusal(path: str, problem: Problem) -> None:

@@ -1,9 +1,8 @@
-"""From transactions with their history to verdicts: features, probability, decision, reasons; or the fallback's cause."""
+"""From transactions with their history to verdicts: features, probability, decision, reasons; or the fallback."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,7 +14,7 @@ from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
 from serving.answers import Verdict, fallback
 from serving.champion import Champion
-from serving.metrics import metrics
+from serving.metrics import latency_of
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -63,18 +62,20 @@ def judge(
         logger.exception("Model version %s could not score", champion.version)
         return [fallback(MODEL_FAILED, validity.decision, features[0])]
     oldest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
-    thresholds = champion.bundle.thresholds
+    # What is no number compares as an approval, so it is looked for first.
+    is_number = np.isfinite(probabilities)
+    decisions = champion.bundle.thresholds.decide(np.where(is_number, probabilities, 1.0))
     verdicts = []
     for row, transaction in enumerate(transactions):
         probability = float(probabilities[row])
-        if not probability == probability:
+        if not is_number[row]:
             logger.error("Model version %s: a probability is not a number", champion.version)
             verdicts.append(fallback(MODEL_FAILED, validity.decision, features[row]))
             continue
         if oldest_us is not None and transaction.event_time_us > oldest_us:
             verdicts.append(fallback(FEATURES_TOO_OLD, validity.decision, features[row]))
             continue
-        decision = str(thresholds.decide(probability))
+        decision = decisions[row]
         reasons = []
         # An approval owes nobody an explanation.
         if decision != APPROVE:
@@ -86,11 +87,16 @@ def judge(
     return verdicts
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+class stage:  # noqa: N801  # reads as what it is: with stage("model")
     """Time a stage for the metric fraud_score_latency_seconds; it is of a whole group of requests."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        metrics().latency.labels(name).observe(time.perf_counter() - started)
+
+    __slots__ = ("_name", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        latency_of(self._name).observe(time.perf_counter() - self._started)

@@ -1,7 +1,7 @@
 """One thread that decides, fed by the event loop: what waits while it works becomes its next group.
 
-Under load groups grow by themselves and each costs little more than one request; a lone request never waits for company.
-Requests of single payments go first; a batch comes in pieces between them.
+Under load groups grow by themselves and each costs little more than one request; a lone request never waits for
+company. Requests of single payments go first; a batch comes in pieces between them.
 """
 
 import asyncio

@@ -230,7 +230,7 @@ class Runtime:
             raise Problem(
                 *(404, "transaction_unknown", "Neither a decision nor a stored transaction has this identifier."),
                 field="transaction_id",
-                next_step="Check the identifier; a transaction older than the online store's history must have been decided.",
+                next_step="Check the identifier; one older than the online store's history must have been decided.",
             )
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from fraud_pipelines.errors import FraudPipelinesError, OnlineStateTooShort
+from fraud_pipelines.errors import FraudPipelinesError, JournalFull, JournalUnavailable, OnlineStateTooShort
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
@@ -26,9 +26,8 @@ from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
 from serving.champion import Champion, Loaded
-from serving.journal import JournalFull, JournalUnavailable
 from serving.judging import Validity, judge, stage
-from serving.metrics import metrics
+from serving.metrics import metrics, observe_all
 from serving.problems import Problem
 
 # Others may keep writing to the same cards and merchants.
@@ -115,8 +114,7 @@ class Scorer:
             if not isinstance(error, JournalFull | JournalUnavailable):
                 raise
             logger.warning("Journal: %s", error)
-            code = "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable"
-            return [_not_durable(code)] * len(transactions)
+            return [not_durable(error)] * len(transactions)
         return [_answer(transaction, different, group) for transaction in transactions]
 
     def find(self, transaction_id: str) -> StoredDecision | None:
@@ -142,7 +140,7 @@ class Scorer:
         return self._stores(self._champion())[0]
 
     def cause(self, loaded: Loaded) -> str | None:
-        """Why a rule decides in place of the model, as far as that does not depend on the payment; None: it does not."""
+        """Why a rule decides in place of the model, whatever the payment; None: the model does."""
         if loaded.champion is None:
             return loaded.cause or NO_CHAMPION
         return MODEL_EXPIRED if loaded.is_expired(utc_now()) else None
@@ -249,8 +247,7 @@ class Scorer:
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
             if verdict.fallback is not None:
                 metrics().fallback.labels(verdict.fallback).inc()
-            elif verdict.probability is not None:
-                metrics().score.observe(verdict.probability)
+        observe_all(metrics().score, [v.probability for v in verdicts if v.probability is not None])
         return entries
 
     def _leave(self, group: _Group, entries: list[Entry]) -> None:
@@ -316,10 +313,12 @@ def _reused() -> Problem:
     )
 
 
-def _not_durable(code: str) -> Problem:
+def not_durable(error: JournalFull | JournalUnavailable) -> Problem:
+    """What a caller is told when nothing can be made durable now."""
     return Problem(
         503,
-        code,
-        "The decision cannot be stored now, so none is given.",
-        next_step="Send the same transaction again shortly; until then apply your own fallback.",
+        "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable",
+        "Nothing can be stored durably now, so nothing is answered.",
+        next_step="Send the same again shortly; until then apply your own fallback.",
+        headers={"Retry-After": "1"},
     )

@@ -66,6 +66,31 @@ class Decision:
     answer: dict[str, Any] | None = None
 
 
+class DecisionRow(NamedTuple):
+    """A decision as a row of the ledger is written; thresholds, reasons, features, request and answer are JSON text.
+
+    `features` is a list in the order of the spec of `feature_spec_hash`.
+    """
+
+    transaction_id: str
+    event_time: datetime
+    card_id: str
+    merchant_id: str
+    decision: str
+    fraud_probability: float | None
+    anomaly_score: float | None
+    model_version: str | None
+    bundle_digest: str | None
+    thresholds: str
+    reasons: str
+    features: str
+    feature_spec_hash: str | None
+    request: str
+    fallback: str | None
+    decided_at: datetime
+    answer: str
+
+
 @dataclass(frozen=True)
 class DecisionSummary:
     """A stored decision without its feature values, which are most of its bytes, and its place in the log."""
