@@ -17,7 +17,7 @@ from serving.problems import Problem
 
 # Single payments decided together, and the rows of a batch that go between two such groups.
 MOST_IN_GROUP = 64
-BATCH_PIECE = 128
+BATCH_PIECE = 256
 # Payments that may wait: a few seconds' worth. Who comes later is told to come back.
 MOST_WAITING = 4_096
 

@@ -7,6 +7,7 @@ first answer, not from a model that quietly saw a null. What a field means is sa
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -153,10 +154,11 @@ class Transaction(BaseModel):
 
     @model_validator(mode="after")
     def _amount_within_range(self) -> Self:
-        if self.amount_minor() > limits.LARGEST_AMOUNT_MINOR:
+        if self.amount_minor > limits.LARGEST_AMOUNT_MINOR:
             raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
         return self
 
+    @cached_property
     def amount_minor(self) -> int:
         """The amount in minor units, as ingest reads it: nine decimals, then half away from zero."""
         read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
@@ -170,7 +172,7 @@ class Transaction(BaseModel):
             (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
             tokenize_card(self.card_id.get_secret_value(), token_key),
             self.merchant_id,
-            self.amount_minor(),
+            self.amount_minor,
             *(self.currency, self.customer_id, self.category, self.channel, self.country, self.device_id),
             *(self.home_latitude, self.home_longitude, self.merchant_latitude, self.merchant_longitude),
         )

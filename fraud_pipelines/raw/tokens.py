@@ -62,7 +62,7 @@ def passes_luhn(digits: str) -> bool:
 
 def contains_card_number(text: str) -> bool:
     """Whether a card number (13 to 19 digits in any usual grouping, valid check digit) stands in `text`."""
-    return next(_card_numbers(text), None) is not None
+    return len(text) >= _SHORTEST and next(_card_numbers(text), None) is not None
 
 
 def mask_card_numbers(text: str) -> str:
