@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
+from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import Decision, Feedback, Ledger
@@ -66,7 +67,7 @@ class Delivery:
 
         Raises:
             LedgerUnavailable: it is away; the same batch may come again.
-            ContractBroken: a record is none of ours.
+            ContractBroken: a record is none of ours, or breaks a rule of the ledger's tables.
         """
         try:
             ledger = self._open_ledger()
@@ -89,10 +90,14 @@ class Delivery:
                     f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the dead "
                     "letters beside the journal."
                 ) from error
-        if decisions:
-            ledger.record_decisions(decisions)
-        if feedback:
-            ledger.record_feedback(feedback)
+        try:
+            if decisions:
+                ledger.record_decisions(decisions)
+            if feedback:
+                ledger.record_feedback(feedback)
+        except (IntegrityError, DataError) as error:
+            # The driver's words, not SQLAlchemy's: those would repeat the values.
+            raise ContractBroken(f"The ledger refuses a record: {type(error.orig).__name__}.") from None
 
     def _decision(self, ledger: Ledger, stored: StoredDecision) -> Decision:
         spec_hash = stored.answer["feature_spec_hash"]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -26,7 +25,7 @@ from serving.answers import timed
 from serving.bodies import Disconnected, parse, read_body
 from serving.headers import HEADERS
 from serving.lane import BATCH_PIECE
-from serving.metrics import metrics
+from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
@@ -83,15 +82,14 @@ class Endpoints:
         started = time.perf_counter()
         path, argument = scope["path"], ""
         if path.startswith("/decisions/"):
-            path, argument = "/decisions/", unquote(path[11:])
+            path, argument = "/decisions/", path[11:]  # unquoted already, by the server
         route = self._routes.get(path)
         status, headers = 200, _HEADERS
         try:
             method = scope["method"]
             if route is None:
                 self._runtime.access.authorize(scope["headers"], method, scope["path"])
-                await others(scope, receive, send)
-                return
+                raise _NotOurs
             expected, handler, largest = route
             if method != expected and (method, expected) != ("HEAD", "GET"):
                 raise Problem(
@@ -99,9 +97,14 @@ class Endpoints:
                     next_step="See /docs.json for what there is.",
                     headers={"Allow": expected},
                 )
-            principal = self._runtime.access.authorize(scope["headers"], method, scope["path"])
+            # An identifier may hold a slash; whose it is makes no difference to who may ask.
+            asked = f"{path}-" if argument else path
+            principal = self._runtime.access.authorize(scope["headers"], method, asked)
             body = await read_body(scope["headers"], receive, largest) if largest else b""
             content = await handler(Request(principal, body, argument, started))
+        except _NotOurs:
+            await others(scope, receive, send)
+            return
         except Disconnected:
             return
         except Problem as problem:
@@ -109,15 +112,15 @@ class Endpoints:
             _count_refusal(scope["path"], problem)
         except (JournalFull, JournalUnavailable) as error:
             logger.warning("Journal: %s", error)
-            problem = Problem.common(503)
-            status, content = 503, problem.content
-            _count_refusal(scope["path"], problem)
+            refusal = Problem.common(503)
+            status, content = 503, refusal.content
+            _count_refusal(scope["path"], refusal)
         except Exception:
-            # Nothing of the request goes to the log but its path: a body may hold a card number.
-            logger.exception("%s failed", scope["path"] if route else "A page")
-            problem = Problem.common(500)
-            status, content = 500, problem.content
-            _count_refusal(scope["path"], problem)
+            # Nothing of the request goes to the log but its route: a body or an identifier may hold a card number.
+            logger.exception("%s failed", path if route else "A page")
+            refusal = Problem.common(500)
+            status, content = 500, refusal.content
+            _count_refusal(scope["path"], refusal)
         await send(
             {
                 "type": "http.response.start",
@@ -187,14 +190,14 @@ class Endpoints:
             raise result
         seconds = time.perf_counter() - started
         _count(result)
-        metrics().latency.labels("total").observe(seconds)
+        latency_of("total").observe(seconds)
         return timed(result, seconds)
 
     # Looking back
 
     async def decision(self, request: Request) -> bytes:
         """What was decided on a payment, from which values, and what analysts said of it."""
-        stored = await self._ask(self._runtime.find, request.argument)
+        stored = await self._ask(self._runtime.find, request.argument) if request.argument.isprintable() else None
         if stored is None:
             raise _unknown("There is no decision on this transaction_id.")
         feedback = await self._ask(self._runtime.feedback_on, request.argument)
@@ -294,6 +297,10 @@ class Endpoints:
             raise Problem.common(504) from None
 
 
+class _NotOurs(Exception):
+    """A path for BentoML's own application."""
+
+
 class OwnPaths:
     """ASGI middleware: hands requests to the worker's Endpoints, which hand back what is not theirs."""
 
@@ -335,12 +342,10 @@ def _unknown(message: str) -> Problem:
 def _count(answer: bytes) -> None:
     decision = _DECISION.search(answer)
     version = _VERSION.search(answer)
-    metrics().requests.labels(
-        decision[1].decode() if decision else "none", version[1].decode() if version else "none", "200"
-    ).inc()
+    requests_of(decision[1].decode() if decision else "none", version[1].decode() if version else "none", "200").inc()
 
 
 def _count_refusal(path: str, problem: Problem) -> None:
     metrics().refused.labels(str(problem.status), problem.code).inc()
     if path.startswith("/score"):
-        metrics().requests.labels("none", "none", str(problem.status)).inc()
+        requests_of("none", "none", str(problem.status)).inc()

@@ -15,7 +15,7 @@ from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
 from serving.answers import Verdict, fallback
 from serving.champion import Champion
-from serving.metrics import metrics
+from serving.metrics import latency_of
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -46,13 +46,27 @@ def judge(
         cards, merchants: what is known of each transaction's; see OnlineEngine.matrix.
         as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
     """
-    with stage("features"):
-        features = champion.engine.matrix(transactions, cards, merchants)
+    features = None
     try:
+        with stage("features"):
+            features = champion.engine.matrix(transactions, cards, merchants)
         with stage("model"):
             # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
             inputs = features.astype(np.float32)
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
+        return [
+            _verdict(
+                champion,
+                transaction,
+                features[row],
+                inputs[row : row + 1],
+                float(probabilities[row]),
+                None if anomaly_scores is None else float(anomaly_scores[row]),
+                as_of_us,
+                validity,
+            )
+            for row, transaction in enumerate(transactions)
+        ]
     except Exception:
         if len(transactions) > 1:  # one that cannot be scored must not take the others with it
             return [
@@ -61,29 +75,32 @@ def judge(
             ]
         # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
         logger.exception("Model version %s could not score", champion.version)
-        return [fallback(MODEL_FAILED, validity.decision, features[0])]
-    oldest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
-    thresholds = champion.bundle.thresholds
-    verdicts = []
-    for row, transaction in enumerate(transactions):
-        probability = float(probabilities[row])
-        if not probability == probability:
-            logger.error("Model version %s: a probability is not a number", champion.version)
-            verdicts.append(fallback(MODEL_FAILED, validity.decision, features[row]))
-            continue
-        if oldest_us is not None and transaction.event_time_us > oldest_us:
-            verdicts.append(fallback(FEATURES_TOO_OLD, validity.decision, features[row]))
-            continue
-        decision = str(thresholds.decide(probability))
-        reasons = []
-        # An approval owes nobody an explanation.
-        if decision != APPROVE:
-            with stage("reasons"):
-                values = named(features[row], champion.bundle.feature_names)
-                reasons = champion.bundle.reasons(inputs[row : row + 1], values)
-        anomaly = None if anomaly_scores is None else float(anomaly_scores[row])
-        verdicts.append(Verdict(decision, probability, anomaly, reasons, features[row]))
-    return verdicts
+        return [fallback(MODEL_FAILED, validity.decision, None if features is None else features[0])]
+
+
+def _verdict(
+    champion: Champion,
+    transaction: ScoredTransaction,
+    features: np.ndarray,
+    inputs: np.ndarray,
+    probability: float,
+    anomaly_score: float | None,
+    as_of_us: int | None,
+    validity: Validity,
+) -> Verdict:
+    if not 0 <= probability <= 1:
+        logger.error("Model version %s: %s is no probability", champion.version, probability)
+        return fallback(MODEL_FAILED, validity.decision, features)
+    if as_of_us is not None:
+        oldest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
+        if transaction.event_time_us > oldest_us:
+            return fallback(FEATURES_TOO_OLD, validity.decision, features)
+    decision = str(champion.bundle.thresholds.decide(probability))
+    if decision == APPROVE:  # an approval owes nobody an explanation
+        return Verdict(decision, probability, anomaly_score, [], features)
+    with stage("reasons"):
+        reasons = champion.bundle.reasons(inputs, named(features, champion.bundle.feature_names))
+    return Verdict(decision, probability, anomaly_score, reasons, features)
 
 
 @contextmanager
@@ -93,4 +110,4 @@ def stage(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        metrics().latency.labels(name).observe(time.perf_counter() - started)
+        latency_of(name).observe(time.perf_counter() - started)
