@@ -19,6 +19,7 @@ import orjson
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.ledger import Decision, DecisionRow, Feedback
 from fraud_pipelines.models.bands import Band
+from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.reasons import FALLBACK_REASONS
 
@@ -168,7 +169,8 @@ class StoredDecision:
     @classmethod
     def of(cls, decision: Decision) -> "StoredDecision":
         """A decision as the ledger has it."""
-        return cls(decision.answer or {}, decision.request, list(decision.features.values()) or None)
+        answer = decision.answer or _answer_of_columns(decision)
+        return cls(answer, decision.request, list(decision.features.values()) or None)
 
     def is_of(self, transaction: ScoredTransaction) -> bool:
         """Whether it is a decision on this very transaction."""
@@ -178,6 +180,13 @@ class StoredDecision:
     def answer_bytes(self) -> bytes:
         """The answer as it was given, all but the time it took."""
         return orjson.dumps(self.answer)
+
+    @property
+    def record(self) -> bytes:
+        """The record it was read from."""
+        return orjson.dumps(
+            {"kind": "decision", "answer": self.answer, "request": self.request, "features": self.features}
+        )
 
     @property
     def transaction(self) -> ScoredTransaction:
@@ -223,6 +232,28 @@ def row_of(record: bytes) -> tuple[DecisionRow, int]:
         answer=answer_text.decode(),
     )
     return row, 0 if is_without else features.count(b",") + 1
+
+
+def _answer_of_columns(decision: Decision) -> dict[str, Any]:
+    """What was answered, as far as it is known of a decision from before answers were stored."""
+    has_model = decision.fallback is None and decision.model_version is not None
+    return {
+        "transaction_id": decision.transaction_id,
+        "decision": decision.decision,
+        "fraud_probability": decision.fraud_probability,
+        "anomaly_score": decision.anomaly_score,
+        "confidence": None,
+        "reasons": decision.reasons,
+        "thresholds": decision.thresholds or None,
+        "model": {"name": BENTO_NAME, "version": decision.model_version, "bundle_digest": decision.bundle_digest}
+        if has_model
+        else None,
+        "feature_spec_hash": decision.feature_spec_hash,
+        "state_as_of": None,
+        "feature_age_seconds": None,
+        "decided_at": f"{decision.decided_at.isoformat()}Z",
+        "fallback": decision.fallback,
+    }
 
 
 def _described(band: Band) -> dict[str, Any]:

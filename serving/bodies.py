@@ -10,6 +10,8 @@ from starlette.types import Receive
 from serving.problems import Problem
 
 LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
+# Half of a pair of UTF-16 units: JSON can escape one by itself, and no text in UTF-8 can hold it.
+_MAYBE_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Disconnected(Exception):
@@ -55,13 +57,16 @@ def parse(body: bytes) -> Any:
     """A JSON document.
 
     Raises:
-        Problem: 400 when it is none (NaN and Infinity are no JSON), or a key stands in one object twice: which of the
+        Problem: 400 when it is none (NaN, Infinity and half a surrogate pair are no JSON), or a key stands in one object twice: which of the
             two was meant?
     """
     try:
-        return _DECODER.decode(body.decode())
+        found = _DECODER.decode(body.decode())
+        if _MAYBE_HALF_A_PAIR.search(body):
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except _DuplicateKey as error:
-        key = LONG_NUMBER.sub("[number]", str(error))[:64]
+        key = LONG_NUMBER.sub("[number]", str(error))[:64].encode(errors="replace").decode()
         raise Problem(
             400, "duplicate_key", "A key stands twice in one object.", field=key, next_step="Send each field once."
         ) from None

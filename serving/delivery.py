@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sqlalchemy.exc import DataError, IntegrityError
+
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger
 from serving.answers import feedback_of, row_of
@@ -64,7 +66,7 @@ class Delivery:
 
         Raises:
             LedgerUnavailable: it is away; the same batch may come again.
-            ContractBroken: a record is none of ours.
+            ContractBroken: a record is none of ours, or breaks a rule of the ledger's tables.
         """
         try:
             ledger = self._open_ledger()
@@ -90,10 +92,14 @@ class Delivery:
                     f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the "
                     "dead letters beside the journal."
                 ) from error
-        if rows:
-            ledger.record_rows(rows, names)
-        if feedback:
-            ledger.record_feedback(feedback)
+        try:
+            if rows:
+                ledger.record_rows(rows, names)
+            if feedback:
+                ledger.record_feedback(feedback)
+        except (IntegrityError, DataError) as error:
+            # The driver's words, not SQLAlchemy's: those would repeat the values.
+            raise ContractBroken(f"The ledger refuses a record: {type(error.orig).__name__}.") from None
 
     def _names_of(self, ledger: Ledger, spec_hash: str) -> list[str]:
         names = self._names.of(spec_hash) or ledger.feature_names(spec_hash)

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -86,15 +85,14 @@ class Endpoints:
         started = time.perf_counter()
         path, argument = scope["path"], ""
         if path.startswith("/decisions/"):
-            path, argument = "/decisions/", unquote(path[11:])
+            path, argument = "/decisions/", path[11:]  # unquoted already, by the server
         route = self._routes.get(path)
         status, headers = 200, _HEADERS
         try:
             method = scope["method"]
             if route is None:
                 self._runtime.access.authorize(scope["headers"], method, scope["path"])
-                await others(scope, receive, send)
-                return
+                raise _NotOurs
             expected, handler, largest = route
             if method != expected and (method, expected) != ("HEAD", "GET"):
                 raise Problem(
@@ -102,13 +100,18 @@ class Endpoints:
                     next_step="See /docs.json for what there is.",
                     headers={"Allow": expected},
                 )
-            principal = self._runtime.access.authorize(scope["headers"], method, scope["path"])
+            # An identifier may hold a slash; whose it is makes no difference to who may ask.
+            asked = f"{path}-" if argument else path
+            principal = self._runtime.access.authorize(scope["headers"], method, asked)
             body = await read_body(scope["headers"], receive, largest) if largest else b""
             content = await handler(Request(principal, body, argument, started))
+        except _NotOurs:
+            await others(scope, receive, send)
+            return
         except Disconnected:
             return
         except Exception as error:
-            problem = _problem_of(error, scope["path"] if route else "A page")
+            problem = _problem_of(error, path if route else "A page")
             status, content, headers = problem.status, problem.content, [*_HEADERS, *problem.header_pairs]
             _count_refusal(scope["path"], problem)
         await send(
@@ -188,7 +191,7 @@ class Endpoints:
                 counts[_outcome(result)] += 1
                 answers.append(timed(result, seconds))
         for outcome, count in counts.items():
-            requests_of(*outcome).inc(count)
+            requests_of(*outcome, "200").inc(count)
         return answers, len(problems)
 
     async def _decided(self, transaction: ScoredTransaction, started: float) -> bytes:
@@ -196,7 +199,7 @@ class Endpoints:
         if isinstance(result, Problem):
             raise result
         seconds = time.perf_counter() - started
-        requests_of(*_outcome(result)).inc()
+        requests_of(*_outcome(result), "200").inc()
         latency_of("total").observe(seconds)
         return timed(result, seconds)
 
@@ -204,7 +207,7 @@ class Endpoints:
 
     async def decision(self, request: Request) -> bytes:
         """What was decided on a payment, from which values, and what analysts said of it."""
-        stored = await self._ask(self._runtime.find, request.argument)
+        stored = await self._ask(self._runtime.find, request.argument) if request.argument.isprintable() else None
         if stored is None:
             raise _unknown("There is no decision on this transaction_id.")
         feedback = await self._ask(self._runtime.feedback_on, request.argument)
@@ -304,6 +307,10 @@ class Endpoints:
             raise Problem.common(504) from None
 
 
+class _NotOurs(Exception):
+    """A path for BentoML's own application."""
+
+
 class OwnPaths:
     """ASGI middleware: hands requests to the worker's Endpoints, which hand back what is not theirs."""
 
@@ -325,7 +332,7 @@ def _problem_of(error: Exception, what: str) -> Problem:
     if isinstance(error, JournalFull | JournalUnavailable):
         logger.warning("Journal: %s", error)
         return not_durable(error)
-    # Nothing of the request goes to the log but its path: a body may hold a card number.
+    # Nothing of the request goes to the log but its route: a body or an identifier may hold a card number.
     logger.error("%s failed", what, exc_info=error)
     return Problem.common(500)
 
@@ -363,4 +370,4 @@ def _outcome(answer: bytes) -> tuple[str, str]:
 def _count_refusal(path: str, problem: Problem) -> None:
     metrics().refused.labels(str(problem.status), problem.code).inc()
     if path.startswith("/score"):
-        metrics().requests.labels("none", "none", str(problem.status)).inc()
+        requests_of("none", "none", str(problem.status)).inc()

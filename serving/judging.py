@@ -45,13 +45,30 @@ def judge(
         cards, merchants: what is known of each transaction's; see OnlineEngine.matrix.
         as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
     """
-    with stage("features"):
-        features = champion.engine.matrix(transactions, cards, merchants)
+    features = None
     try:
+        with stage("features"):
+            features = champion.engine.matrix(transactions, cards, merchants)
         with stage("model"):
             # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
             inputs = features.astype(np.float32)
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
+        # What is no number would compare as an approval; _verdict refuses it.
+        decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
+        return [
+            _verdict(
+                champion,
+                transaction,
+                features[row],
+                inputs[row : row + 1],
+                decisions[row],
+                float(probabilities[row]),
+                None if anomaly_scores is None else float(anomaly_scores[row]),
+                as_of_us,
+                validity,
+            )
+            for row, transaction in enumerate(transactions)
+        ]
     except Exception:
         if len(transactions) > 1:  # one that cannot be scored must not take the others with it
             return [
@@ -60,31 +77,32 @@ def judge(
             ]
         # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
         logger.exception("Model version %s could not score", champion.version)
-        return [fallback(MODEL_FAILED, validity.decision, features[0])]
-    oldest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
-    # What is no number compares as an approval, so it is looked for first.
-    is_number = np.isfinite(probabilities)
-    decisions = champion.bundle.thresholds.decide(np.where(is_number, probabilities, 1.0))
-    verdicts = []
-    for row, transaction in enumerate(transactions):
-        probability = float(probabilities[row])
-        if not is_number[row]:
-            logger.error("Model version %s: a probability is not a number", champion.version)
-            verdicts.append(fallback(MODEL_FAILED, validity.decision, features[row]))
-            continue
-        if oldest_us is not None and transaction.event_time_us > oldest_us:
-            verdicts.append(fallback(FEATURES_TOO_OLD, validity.decision, features[row]))
-            continue
-        decision = decisions[row]
-        reasons = []
-        # An approval owes nobody an explanation.
-        if decision != APPROVE:
-            with stage("reasons"):
-                values = named(features[row], champion.bundle.feature_names)
-                reasons = champion.bundle.reasons(inputs[row : row + 1], values)
-        anomaly = None if anomaly_scores is None else float(anomaly_scores[row])
-        verdicts.append(Verdict(decision, probability, anomaly, reasons, features[row]))
-    return verdicts
+        return [fallback(MODEL_FAILED, validity.decision, None if features is None else features[0])]
+
+
+def _verdict(
+    champion: Champion,
+    transaction: ScoredTransaction,
+    features: np.ndarray,
+    inputs: np.ndarray,
+    decision: str,
+    probability: float,
+    anomaly_score: float | None,
+    as_of_us: int | None,
+    validity: Validity,
+) -> Verdict:
+    if not 0 <= probability <= 1:
+        logger.error("Model version %s: %s is no probability", champion.version, probability)
+        return fallback(MODEL_FAILED, validity.decision, features)
+    if as_of_us is not None:
+        oldest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
+        if transaction.event_time_us > oldest_us:
+            return fallback(FEATURES_TOO_OLD, validity.decision, features)
+    if decision == APPROVE:  # an approval owes nobody an explanation
+        return Verdict(decision, probability, anomaly_score, [], features)
+    with stage("reasons"):
+        reasons = champion.bundle.reasons(inputs, named(features, champion.bundle.feature_names))
+    return Verdict(decision, probability, anomaly_score, reasons, features)
 
 
 class stage:  # noqa: N801  # reads as what it is: with stage("model")

@@ -62,6 +62,12 @@ class DecisionLane:
         self._wake.put(True)
         if self._thread.is_alive():
             self._thread.join(seconds)
+        if not self._thread.is_alive():
+            # Who came in the very moment of the end must not wait in vain.
+            for jobs in (self._singles, self._pieces):
+                while jobs:
+                    job = jobs.popleft()
+                    _give(job.loop, [(job.future, [_refusal(is_stopping=True)] * len(job.transactions))])
 
     async def decide(self, transaction: ScoredTransaction) -> Result:
         """The result of one payment.
@@ -83,15 +89,7 @@ class DecisionLane:
 
     def _require_room(self) -> None:
         if self._is_stopping or len(self._singles) >= MOST_WAITING:
-            raise Problem(
-                503,
-                "overloaded",
-                "More payments wait for a decision than can be answered in time."
-                if not self._is_stopping
-                else "This replica is about to end.",
-                next_step="Send it again after the seconds in Retry-After; until then apply your own fallback.",
-                headers={"Retry-After": "1"},
-            )
+            raise _refusal(is_stopping=self._is_stopping)
 
     def _submit(self, jobs: deque[_Job], transactions: Sequence[ScoredTransaction]) -> "asyncio.Future[list[Result]]":
         loop = asyncio.get_running_loop()
@@ -121,17 +119,38 @@ class DecisionLane:
         except Exception:
             logger.exception("A group of %d payments could not be decided", len(transactions))
             results = [Problem.common(500)] * len(transactions)
-        finished, start = [], 0
+        finished: dict[asyncio.AbstractEventLoop, list[_Finished]] = {}
+        start = 0
         for job in jobs:
-            finished.append((job.future, results[start : start + len(job.transactions)]))
+            finished.setdefault(job.loop, []).append((job.future, results[start : start + len(job.transactions)]))
             start += len(job.transactions)
-        try:
-            jobs[0].loop.call_soon_threadsafe(_finish, finished)
-        except RuntimeError:  # the event loop ended first: nobody waits any more, and everything is durable
-            logger.warning("The service ended before %d answers could be given", len(transactions))
+        for loop, futures in finished.items():
+            _give(loop, futures)
 
 
-def _finish(finished: "list[tuple[asyncio.Future[list[Result]], list[Result]]]") -> None:
+_Finished = tuple["asyncio.Future[list[Result]]", list[Result]]
+
+
+def _give(loop: asyncio.AbstractEventLoop, finished: list[_Finished]) -> None:
+    try:
+        loop.call_soon_threadsafe(_finish, finished)
+    except RuntimeError:  # the event loop ended first: nobody waits any more, and what was decided is durable
+        logger.warning("The service ended before %d answers could be given", len(finished))
+
+
+def _finish(finished: list[_Finished]) -> None:
     for future, results in finished:
         if not future.done():  # the caller may have gone
             future.set_result(results)
+
+
+def _refusal(*, is_stopping: bool) -> Problem:
+    return Problem(
+        503,
+        "overloaded",
+        "This replica is about to end."
+        if is_stopping
+        else "More payments wait for a decision than can be answered in time.",
+        next_step="Send it again after the seconds in Retry-After; until then apply your own fallback.",
+        headers={"Retry-After": "1"},
+    )

@@ -1,12 +1,14 @@
 """What the service counts, for GET /metrics. Labels are few: never a card, a merchant or a transaction."""
 
+import threading
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from prometheus_client import Counter, Gauge, Histogram
+import numpy as np
+from prometheus_client import Counter, Gauge, Histogram, Summary
 
 # Milliseconds around the time a decision takes; BentoML's own start at 5 ms, where most decisions are already made.
 LATENCY_BUCKETS_SECONDS = tuple(ms / 1000 for ms in (0.5, 1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 250))
@@ -19,7 +21,7 @@ class Metrics(NamedTuple):
     requests: Counter
     latency: Histogram
     score: Histogram
-    amount: Counter
+    amount: Summary
     fallback: Counter
     missing: Counter
     state_behind: Counter
@@ -55,8 +57,9 @@ def metrics() -> Metrics:
             buckets=LATENCY_BUCKETS_SECONDS,
         ),
         score=Histogram("fraud_score_value", "Fraud probabilities answered.", buckets=SCORE_BUCKETS),
-        amount=Counter(
-            "fraud_decision_amount_sum", "Amounts decided on, in units of the currency.", ["decision", "currency"]
+        # A summary, because its sum is fraud_decision_amount_sum; a counter's name would end in _total.
+        amount=Summary(
+            "fraud_decision_amount", "Amounts decided on, in units of the currency.", ["decision", "currency"]
         ),
         fallback=Counter("fraud_fallback_total", "Decisions made by a rule instead of the model.", ["cause"]),
         missing=Counter("fraud_feature_missing_total", "Served feature values that were missing.", ["feature"]),
@@ -88,21 +91,61 @@ def metrics() -> Metrics:
     )
 
 
+# Looking up a metric's labels costs more than counting; these are few and stay.
+
+
 @cache
 def latency_of(stage: str) -> Histogram:
-    """The latency of one stage, or total; looked up once."""
+    """Time of one stage."""
     return metrics().latency.labels(stage)
 
 
 @cache
-def requests_of(decision: str, version: str) -> Counter:
-    """The answers of one decision and model; looked up once."""
-    return metrics().requests.labels(decision, version, "200")
+def requests_of(decision: str, model: str, status: str) -> Counter:
+    """Payments answered so."""
+    return metrics().requests.labels(decision, model, status)
 
 
-def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """What `histogram.observe` does for each value, for the price of one and a step per bucket that is met."""
-    met = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
-    for bucket, count in met.items():
-        histogram._buckets[bucket].inc(count)
-    histogram._sum.inc(sum(values))
+@cache
+def amount_of(decision: str, currency: str) -> Summary:
+    """Amounts decided so."""
+    return metrics().amount.labels(decision, currency)
+
+
+@cache
+def fallback_of(cause: str) -> Counter:
+    """Decisions of the fallback for this cause."""
+    return metrics().fallback.labels(cause)
+
+
+class Missing:
+    """Counts missing values of served features. Dozens may be missing of each payment, so they are added up here and
+    published now and then, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, ...], np.ndarray] = {}
+
+    def add(self, names: tuple[str, ...], vectors: Sequence[np.ndarray]) -> None:
+        """Count the missing values of feature vectors, each in the order of `names`."""
+        missing = np.isnan(vectors).sum(axis=0)
+        with self._lock:
+            self._counts[names] = missing + self._counts.get(names, 0)
+
+    def publish(self) -> None:
+        """Add what was counted to fraud_feature_missing_total."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        for names, missing in counts.items():
+            for position in np.flatnonzero(missing):
+                metrics().missing.labels(names[position]).inc(int(missing[position]))
+
+
+def observe_all(metric: Histogram | Summary, values: Sequence[float]) -> None:
+    """What `metric.observe` does for each value, for the price of about one."""
+    if isinstance(metric, Histogram):
+        for bucket, count in Counts(bisect_left(metric._upper_bounds, value) for value in values).items():
+            metric._buckets[bucket].inc(count)
+    else:
+        metric._count.inc(len(values))
+    metric._sum.inc(sum(values))

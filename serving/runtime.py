@@ -3,6 +3,7 @@
 import logging
 import threading
 import uuid
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -36,6 +37,8 @@ IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 # A decision is in the ledger this much later at most, while the ledger is there.
 LINGER_SECONDS = 0.1
 _STOP_SECONDS = 10.0
+# Verdicts by the identifier that their senders gave: until long after the ledger has them.
+_FEEDBACK_KEPT = 10_000
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -73,6 +76,9 @@ class Runtime:
             snapshot=folder / "api_keys.json",
             limits=RateLimits(folder / "rate_limits"),
         )
+        self._dead_letters = 0
+        self._said: OrderedDict[str, Feedback] = OrderedDict()
+        self._saying = threading.Lock()
         self.rationale = RationaleWriter.of(settings)
         # Whatever asks a store and is no decision: looking up, explaining, probing.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="questions")
@@ -97,9 +103,16 @@ class Runtime:
         self.lane.stop(_STOP_SECONDS)
         self._is_stopping.set()
         self.watch.stop()
+        self.publish_counts()
         self.forwarder.stop(_STOP_SECONDS)
         self.journal.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def publish_counts(self) -> None:
+        """Bring into the metrics what is added up apart from them."""
+        self.scorer.missing.publish()
+        before, self._dead_letters = self._dead_letters, self.forwarder.dead_letters
+        metrics().dead_letters.inc(self._dead_letters - before)
 
     # Questions; each blocks, and is asked in a thread of `threads`
 
@@ -151,12 +164,22 @@ class Runtime:
         """Make a verdict durable and, where it is a label, let it count for the next payments at once.
 
         Raises:
-            Problem: 404 for a transaction that is known nowhere.
+            Problem: 404 for a transaction that is known nowhere, 409 for a feedback_id of another verdict.
             JournalFull, JournalUnavailable: it cannot be made durable now.
         """
-        transaction = self._known_transaction(transaction_id)
-        feedback = Feedback(feedback_id or str(uuid.uuid4()), transaction_id, verdict, actor, utc_now(), note)  # type: ignore[arg-type]
-        self.journal.append([feedback_record(feedback)])
+        with self._saying:
+            if feedback_id is not None:
+                before = self._said_before(feedback_id, transaction_id)
+                if before is not None:
+                    if (before.transaction_id, before.verdict) != (transaction_id, verdict):
+                        raise _reused(feedback_id)
+                    return before
+            transaction = self._known_transaction(transaction_id)
+            feedback = Feedback(feedback_id or str(uuid.uuid4()), transaction_id, verdict, actor, utc_now(), note)  # type: ignore[arg-type]
+            self.journal.append([feedback_record(feedback)])
+            self._said[feedback.feedback_id] = feedback
+            while len(self._said) > _FEEDBACK_KEPT:
+                self._said.popitem(last=False)
         metrics().feedback.labels(verdict).inc()
         if verdict in IS_FRAUD and transaction is not None:
             t = transaction
@@ -209,6 +232,13 @@ class Runtime:
         """The ledger, opened on first use."""
         return self._open_ledger()
 
+    def _said_before(self, feedback_id: str, transaction_id: str) -> Feedback | None:
+        """What was taken under this identifier: here, or on this transaction anywhere."""
+        found = self._said.get(feedback_id)
+        if found is None:
+            found = next((f for f in self.feedback_on(transaction_id) or () if f.feedback_id == feedback_id), None)
+        return found
+
     def _known_transaction(self, transaction_id: str) -> ScoredTransaction | None:
         """The transaction a verdict is about; None while that cannot be known."""
         is_unknown = True
@@ -245,6 +275,7 @@ class Runtime:
         while not self._is_stopping.wait(1.0):
             try:
                 self.access.refresh()
+                self.publish_counts()
                 numbers, loaded = metrics(), self.watch.current
                 numbers.journal_records.set(self.journal.pending_records)
                 numbers.journal_bytes.set(self.journal.pending_bytes)
@@ -253,6 +284,14 @@ class Runtime:
                     numbers.review_due.set((loaded.expires_at - utc_now()).total_seconds())
             except Exception:
                 logger.exception("Housekeeping failed; it is tried again in a second")
+
+
+def _reused(feedback_id: str) -> Problem:
+    return Problem(
+        *(409, "feedback_id_reused", "This feedback_id was given to another verdict or transaction."),
+        field="feedback_id",
+        next_step="Send a new feedback_id, or leave it out.",
+    )
 
 
 def _kind(error: FraudPipelinesError) -> str:

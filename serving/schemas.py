@@ -75,6 +75,12 @@ def _plain(value: str) -> str:
     return value
 
 
+def _without_nul(value: str) -> str:
+    if "\x00" in value:  # PostgreSQL cannot hold it
+        raise ValueError("expected text without the character NUL")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1, max_length=limits.LONGEST_TEXT), AfterValidator(_plain)]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False, description="Degrees north.")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False, description="Degrees east.")]
@@ -205,7 +211,7 @@ class FeedbackRequest(BaseModel):
         description="The first two become labels; a later verdict corrects an earlier one.",
         examples=["CONFIRMED_FRAUD"],
     )
-    note: Annotated[str, Field(max_length=2000)] | None = Field(
+    note: Annotated[str, Field(max_length=2000), AfterValidator(_without_nul)] | None = Field(
         None, description="Free text; card numbers in it are masked.", examples=["Customer called: not hers."]
     )
     feedback_id: Text | None = Field(

@@ -8,14 +8,21 @@ reach the ledger (forwarding.py). What cannot be known leads to the fallback wit
 """
 
 import logging
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from fraud_pipelines.errors import FraudPipelinesError, JournalFull, JournalUnavailable, OnlineStateTooShort
+from fraud_pipelines.errors import (
+    FraudPipelinesError,
+    JournalFull,
+    JournalUnavailable,
+    OnlineStateTooShort,
+    OnlineStoreUnavailable,
+)
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
@@ -23,11 +30,13 @@ from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
+from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
 from serving.champion import Champion, Loaded
 from serving.judging import Validity, judge, stage
-from serving.metrics import metrics, observe_all
+from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
+from serving.patience import Patience
 from serving.problems import Problem
 
 # Others may keep writing to the same cards and merchants.
@@ -53,6 +62,7 @@ class _Group:
 
     fresh: list[ScoredTransaction]
     answers: dict[str, bytes] = field(default_factory=dict)
+    verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
 
@@ -60,9 +70,16 @@ class _Group:
         """Take over a decision there is; with its record where that may not be durable yet."""
         self.earlier[id_] = stored
         self.answers.pop(id_, None)
+        self.verdicts.pop(id_, None)
         self.fresh = [transaction for transaction in self.fresh if transaction.transaction_id != id_]
         if record is not None:
             self.records.append(record)
+
+    def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes]) -> None:
+        """The online store has these entries; but of those `decided` before, the first decision stands."""
+        self.records += [decision for t, decision in entries if t.transaction_id not in decided]
+        for id_, record in decided.items():
+            self.was_decided(id_, StoredDecision.read(record), record)
 
 
 class Scorer:
@@ -91,11 +108,15 @@ class Scorer:
         self._champion, self._open_online_store = champion, open_online_store
         self._ledger, self._journal = ledger, journal
         self._validity, self._remember_names, self._clock = validity, remember_names, clock
+        self._opening = threading.Lock()
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
+        self._retired: OnlineStore | None = None
+        self._store_patience, self._ledger_patience = Patience(clock), Patience(clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded: OrderedDict[str, Entry] = OrderedDict()
         self._journaled: OrderedDict[str, None] = OrderedDict()
         self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
+        self.missing = Missing()
 
     def decide(self, transactions: Sequence[ScoredTransaction]) -> list[bytes | Problem]:
         """One answer per transaction, in order: durable, all but the time it took; or why there is none. Blocks.
@@ -149,9 +170,12 @@ class Scorer:
         """Find or make a decision on each transaction, and make it durable."""
         loaded = self._champion()
         cause = self.cause(loaded)
+        state: RecentState | None = None
         view: View | None = None
         try:
-            with stage("state"):
+            if self._store_patience.is_over:
+                raise OnlineStoreUnavailable("It is asked again in some seconds.")
+            with self._store_patience.asking(), stage("state"):
                 _, state = self._stores(loaded)
                 self._record_the_unrecorded(state)
                 view = state.read(group.fresh)
@@ -161,12 +185,10 @@ class Scorer:
             cause = cause or ONLINE_STATE_TOO_SHORT
         except FraudPipelinesError as error:
             self._store_is_away(error)
-            cause = cause or ONLINE_STORE_UNAVAILABLE
+            cause, state = cause or ONLINE_STORE_UNAVAILABLE, None
         self._find_earlier(group, view)
-        if view is None:
-            if group.fresh:
-                verdicts = [fallback(cause or ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
-                self._leave(group, self._entries(group, loaded, verdicts, None))
+        if view is None or state is None:
+            self._decide_unseen(group, loaded, cause or ONLINE_STORE_UNAVAILABLE, state)
         else:
             self._decide_on_state(group, loaded, cause, state, view)
         with stage("record"):
@@ -176,6 +198,20 @@ class Scorer:
             self._journaled[id_] = None
         while len(self._journaled) > _JOURNALED_KEPT:
             self._journaled.popitem(last=False)
+        self._count(group, loaded, view.as_of_us if view else None)
+
+    def _decide_unseen(self, group: _Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
+        """The fallback, where no history can be had. A `state` that is too short to be read takes what is decided."""
+        if not group.fresh:
+            return
+        entries = self._entries(group, loaded, [fallback(cause, self._validity.decision)] * len(group.fresh), None)
+        if state is not None:
+            try:
+                group.was_recorded(entries, _record(state, entries))
+                return
+            except FraudPipelinesError as error:
+                self._store_is_away(error)
+        self._leave(group, entries)
 
     def _decide_on_state(
         self, group: _Group, loaded: Loaded, cause: str | None, state: RecentState, view: View
@@ -184,11 +220,10 @@ class Scorer:
             if attempt:
                 metrics().state_conflicts.inc()
                 try:
-                    view = state.read(group.fresh)
+                    view = self._look_again(group, state)
                 except FraudPipelinesError as error:
                     self._store_is_away(error)
                     break
-                self._find_earlier(group, view)
             if not group.fresh:
                 return
             cards, merchants = state.include(group.fresh)
@@ -206,13 +241,22 @@ class Scorer:
                 self._leave(group, entries)
                 return
             if outcome.is_recorded:
-                group.records += [decision for t, decision in entries if t.transaction_id not in outcome.decided]
-                for id_, record in outcome.decided.items():
-                    group.was_decided(id_, StoredDecision.read(record), record)
+                group.was_recorded(entries, outcome.decided)
                 return
         # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
         verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
         self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
+
+    def _look_again(self, group: _Group, state: RecentState) -> View:
+        included = group.fresh
+        view = state.read(included)
+        self._find_earlier(group, view)
+        fresh = {transaction.transaction_id for transaction in group.fresh}
+        others = [transaction for transaction in included if transaction.transaction_id not in fresh]
+        for transaction in others:
+            # Included by the attempt before, but recorded by another process: perhaps of another card or time.
+            state.forget(transaction)
+        return state.read(group.fresh) if others and fresh else view
 
     def _find_earlier(self, group: _Group, view: View | None) -> None:
         """Decisions there are already: kept here, in the online store, or in the ledger where only it may have them."""
@@ -232,23 +276,51 @@ class Scorer:
             or (view and transaction.transaction_id in view.stored)
             or (view and view.as_of_us is not None and transaction.event_time_us <= view.as_of_us - DECISIONS_KEPT_US)
         ]
-        if asked:
+        if asked and not self._ledger_patience.is_over:
             try:
-                for id_, decision in self._ledger().decisions_on(asked).items():
-                    group.was_decided(id_, StoredDecision.of(decision))
-            except FraudPipelinesError as error:
+                with self._ledger_patience.asking():
+                    found = self._ledger().decisions_on(asked)
+            except Exception as error:  # whatever a database driver raises while its server is away
                 logger.warning("Ledger: %s", error)
+                return
+            for id_, decision in found.items():
+                stored = StoredDecision.of(decision)
+                group.was_decided(id_, stored)
+                if view and id_ not in view.stored:
+                    # The online store lost it, or never had it: it takes it with the next group.
+                    self._unrecorded[id_] = Entry(stored.transaction, stored.record)
 
     def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
             answer = answer_of(transaction, verdict, facts, as_of_us, now)
             group.answers[transaction.transaction_id] = answer
+            group.verdicts[transaction.transaction_id] = transaction, verdict
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
-            if verdict.fallback is not None:
-                metrics().fallback.labels(verdict.fallback).inc()
-        observe_all(metrics().score, [v.probability for v in verdicts if v.probability is not None])
         return entries
+
+    def _count(self, group: _Group, loaded: Loaded, as_of_us: int | None) -> None:
+        if not group.verdicts:
+            return
+        vectors, probabilities = [], []
+        amounts: dict[tuple[str, str], list[float]] = {}
+        for transaction, verdict in group.verdicts.values():
+            amount = transaction.amount_minor / 10**MINOR_DIGITS
+            amounts.setdefault((verdict.decision, transaction.currency), []).append(amount)
+            if verdict.fallback is not None:
+                fallback_of(verdict.fallback).inc()
+            elif verdict.probability is not None:
+                probabilities.append(verdict.probability)
+            if verdict.features is not None:
+                vectors.append(verdict.features)
+        for (decision, currency), values in amounts.items():
+            observe_all(amount_of(decision, currency), values)
+        observe_all(metrics().score, probabilities)
+        if vectors and loaded.champion:
+            self.missing.add(loaded.champion.bundle.feature_names, vectors)
+        if as_of_us is not None:
+            newest_us = max(transaction.event_time_us for transaction, _ in group.verdicts.values())
+            metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
     def _leave(self, group: _Group, entries: list[Entry]) -> None:
         """Keep what the online store could not take; it is durable all the same."""
@@ -263,11 +335,9 @@ class Scorer:
     def _record_the_unrecorded(self, state: RecentState) -> None:
         while self._unrecorded:
             entries = list(self._unrecorded.values())[:500]
+            _record(state, entries)
             for entry in entries:
-                state.forget(entry.transaction)
-            if state.append(entries).is_recorded:
-                for entry in entries:
-                    del self._unrecorded[entry.transaction.transaction_id]
+                del self._unrecorded[entry.transaction.transaction_id]
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
         logger.warning("Online store: %s", error)
@@ -276,20 +346,36 @@ class Scorer:
     def _stores(self, loaded: Loaded) -> tuple[OnlineStore, RecentState]:
         spec = loaded.champion.bundle.spec if loaded.champion else None
         spec_hash = spec.hash if spec else None
-        if self._opened is None or self._opened[0] != spec_hash:
-            store = self._open_online_store(spec)
-            before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec or load_spec()))
-            if before is not None:
-                before[1].close()
-        return self._opened[1], self._opened[2]
+        with self._opening:  # questions open it, too
+            if self._opened is None or self._opened[0] != spec_hash:
+                store = self._open_online_store(spec)
+                before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec or load_spec()))
+                if self._retired is not None:
+                    self._retired.close()
+                # Somebody may be asking the one before at this moment: it is closed with the next change.
+                self._retired = before[1] if before else None
+            return self._opened[1], self._opened[2]
 
     def _facts_of(self, champion: Champion | None) -> ModelFacts | None:
         if champion is None:
             return None
         if self._facts is None or self._facts[0] is not champion:
-            self._remember_names(champion.spec_hash, champion.bundle.feature_names)
+            try:
+                self._remember_names(champion.spec_hash, champion.bundle.feature_names)
+            except OSError as error:
+                raise JournalUnavailable(f"The names of the model's features cannot be stored: {error}") from error
             self._facts = champion, ModelFacts.of(champion.name, champion.version, champion.digest, champion.bundle)
         return self._facts[1]
+
+
+def _record(state: RecentState, entries: Sequence[Entry]) -> Mapping[str, bytes]:
+    """Record what was decided without a look at the state; of what was decided before, the decisions that stand."""
+    while True:
+        for entry in entries:
+            state.forget(entry.transaction)
+        outcome = state.append(entries)
+        if outcome.is_recorded:
+            return outcome.decided
 
 
 def _answer(transaction: ScoredTransaction, different: dict[str, ScoredTransaction], group: _Group) -> bytes | Problem:

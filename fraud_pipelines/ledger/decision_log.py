@@ -92,7 +92,7 @@ class DecisionLog(Database):
 
     def decision(self, transaction_id: str) -> Decision | None:
         """The decision on one transaction, if there is one."""
-        with self._transaction() as connection:
+        with self._transaction(reads_only=True) as connection:
             row = connection.execute(
                 select(*_DECISION).where(schema.decisions.c.transaction_id == transaction_id)
             ).first()
@@ -100,7 +100,7 @@ class DecisionLog(Database):
 
     def decisions_on(self, transaction_ids: Sequence[str]) -> dict[str, Decision]:
         """The decisions there are on some transactions."""
-        with self._transaction() as connection:
+        with self._transaction(reads_only=True) as connection:
             rows = connection.execute(
                 select(*_DECISION).where(schema.decisions.c.transaction_id.in_(transaction_ids))
             ).all()
@@ -161,7 +161,7 @@ class DecisionLog(Database):
     def feedback_on(self, transaction_id: str) -> list[Feedback]:
         """Everything said of one transaction, by `known_at`: the last verdict is the one that stands."""
         table = schema.feedback
-        with self._transaction() as connection:
+        with self._transaction(reads_only=True) as connection:
             rows = connection.execute(
                 select(table)
                 .where(table.c.transaction_id == transaction_id)
@@ -201,7 +201,7 @@ class DecisionLog(Database):
 
     def feature_names(self, feature_spec_hash: str) -> list[str] | None:
         """Names of the features that were served for a spec, in its order; None of a spec no decision was made with."""
-        with self._transaction() as connection:
+        with self._transaction(reads_only=True) as connection:
             return self._names(connection, feature_spec_hash)
 
     def _names(self, connection: Connection, spec_hash: str) -> list[str] | None:
