@@ -31,6 +31,7 @@ from serving.problems import Problem
 from serving.rate_limits import RateLimits
 from serving.rationale import RationaleWriter
 from serving.scoring import Scorer
+from serving.unrecorded import Unrecorded
 
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
@@ -67,6 +68,7 @@ class Runtime:
             self._open_ledger,
             self.journal,
             Validity(settings.fallback, timedelta(hours=settings.features_max_age_hours)),
+            unrecorded=Unrecorded(folder / "unrecorded.sqlite"),
             remember_names=names.remember,
         )
         self.lane = DecisionLane(self.scorer.decide)

@@ -38,11 +38,12 @@ from serving.judging import Validity, judge, stage
 from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
 from serving.patience import Patience
 from serving.problems import Problem
+from serving.unrecorded import Unrecorded
 
 # Others may keep writing to the same cards and merchants.
 MOST_ATTEMPTS = 50
-# Decisions that the online store could not take are kept in memory until it can.
-MOST_UNRECORDED = 100_000
+# Decisions the online store could not take before, given to it at once.
+_UNRECORDED_AT_ONCE = 500
 # After the online store was away, and after a start, a decision may be in the ledger alone.
 ASK_LEDGER_SECONDS = 600.0
 _JOURNALED_KEPT = 50_000
@@ -90,6 +91,7 @@ class Scorer:
         open_online_store: called until it succeeds once per feature spec (None stands for the project's own).
         ledger: opens the ledger; it is asked for decisions that only it still has.
         journal: where decisions become durable.
+        unrecorded: keeps what the online store could not take; by default in memory.
         remember_names: keeps the names behind the feature values of a spec, before the first record that needs them.
         clock: seconds that never go back.
     """
@@ -102,6 +104,7 @@ class Scorer:
         journal: DecisionLog,
         validity: Validity = Validity(),  # noqa: B008  # it is frozen
         *,
+        unrecorded: Unrecorded | None = None,
         remember_names: Callable[[str, Sequence[str]], None] = lambda spec_hash, names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -113,7 +116,7 @@ class Scorer:
         self._retired: OnlineStore | None = None
         self._store_patience, self._ledger_patience = Patience(clock), Patience(clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
-        self._unrecorded: OrderedDict[str, Entry] = OrderedDict()
+        self._unrecorded = unrecorded or Unrecorded()
         self._journaled: OrderedDict[str, None] = OrderedDict()
         self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
         self.missing = Missing()
@@ -144,8 +147,7 @@ class Scorer:
         Raises:
             LedgerUnavailable: it is not in the online store, and the ledger cannot be asked.
         """
-        entry = self._unrecorded.get(transaction_id)
-        record = entry.decision if entry else None
+        record = self._unrecorded.decisions([transaction_id]).get(transaction_id)
         if record is None:
             try:
                 record = self.online_store().decision(transaction_id)
@@ -259,15 +261,10 @@ class Scorer:
         return state.read(group.fresh) if others and fresh else view
 
     def _find_earlier(self, group: _Group, view: View | None) -> None:
-        """Decisions there are already: kept here, in the online store, or in the ledger where only it may have them."""
-        for transaction in group.fresh:
-            id_ = transaction.transaction_id
-            record = view.decisions.get(id_) if view else None
-            if record is None and id_ in self._unrecorded:
-                record = self._unrecorded[id_].decision
-            if record is not None:
-                # A process may have ended between the online store and its journal.
-                group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
+        """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
+        ids = [transaction.transaction_id for transaction in group.fresh]
+        for id_, record in (self._unrecorded.decisions(ids) | (dict(view.decisions) if view else {})).items():
+            self._stands(group, id_, record)
         is_uncertain = self._clock() < self._ask_ledger_until or view is None
         asked = [
             transaction.transaction_id
@@ -322,15 +319,18 @@ class Scorer:
             newest_us = max(transaction.event_time_us for transaction, _ in group.verdicts.values())
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
+    def _stands(self, group: _Group, id_: str, record: bytes) -> None:
+        # A process may have ended between the online store, or what it could not take, and its journal.
+        group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
+
     def _leave(self, group: _Group, entries: list[Entry]) -> None:
         """Keep what the online store could not take; it is durable all the same."""
-        group.records += [entry.decision for entry in entries]
-        for entry in entries:
-            self._unrecorded[entry.transaction.transaction_id] = entry
-        while len(self._unrecorded) > MOST_UNRECORDED:
-            # The decision stands, and the next rebuild of the online state brings the transaction.
-            self._unrecorded.popitem(last=False)
-            metrics().state_behind.inc()
+        earlier, gone = self._unrecorded.keep(entries)
+        # The decisions that had to go stand, and the next rebuild of the online state brings their transactions.
+        metrics().state_behind.inc(gone)
+        group.records += [entry.decision for entry in entries if entry.transaction.transaction_id not in earlier]
+        for id_, record in earlier.items():
+            self._stands(group, id_, record)
 
     def _record_the_unrecorded(self, state: RecentState) -> None:
         while self._unrecorded:
@@ -338,6 +338,23 @@ class Scorer:
             _record(state, entries)
             for entry in entries:
                 del self._unrecorded[entry.transaction.transaction_id]
+
+        while entries := self._unrecorded.oldest(_UNRECORDED_AT_ONCE):
+            for entry in entries:
+                state.forget(entry.transaction)
+            outcome = state.append(entries)
+            if outcome.is_recorded:
+                self._unrecorded.remove(entries)
+                twice = [
+                    t.transaction_id
+                    for t, decision in entries
+                    if outcome.decided.get(t.transaction_id, decision) != decision
+                ]
+                if twice:
+                    logger.warning(
+                        "%d payments had been decided before the online store was away, and were again meanwhile; the "
+                        "first decision stands, such as that on %s", len(twice), twice[0],
+                    )  # fmt: skip
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
         logger.warning("Online store: %s", error)
