@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,12 @@ from pydantic import (
 )
 
 from fraud_pipelines import limits
-from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.raw.currencies import EXPONENTS, MINOR_DIGITS
 from fraud_pipelines.raw.tokens import TOKEN, contains_card_number, tokenize_card
+from fraud_pipelines.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from fraud_pipelines.features.online import ScoredTransaction
 
 # The same bounds as on ingest: fixed moments, not the wall clock, so that a replay of old days is answered as it was.
 EARLIEST, LATEST = limits.EARLIEST_EVENT.replace(tzinfo=UTC), limits.LATEST_EVENT.replace(tzinfo=UTC)
@@ -170,8 +173,11 @@ class Transaction(BaseModel):
         read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
         return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
 
-    def scored(self, token_key: bytes) -> ScoredTransaction:
+    def scored(self, token_key: bytes) -> "ScoredTransaction":
         """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""
+        # Here, because a client reads this module, too, and has no use for the compiled feature engine.
+        from fraud_pipelines.features.online import ScoredTransaction
+
         since_epoch = self.event_time - _EPOCH
         return ScoredTransaction(
             self.transaction_id,
@@ -207,7 +213,7 @@ class FeedbackRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     transaction_id: Text = Field(examples=["t-000001"])
-    verdict: Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"] = Field(
+    verdict: Verdict = Field(
         description="The first two become labels; a later verdict corrects an earlier one.",
         examples=["CONFIRMED_FRAUD"],
     )

@@ -16,8 +16,8 @@ from fraud_pipelines.ledger.records import (
     Log,
     Promotion,
     Report,
-    Verdict,
 )
+from fraud_pipelines.verdicts import Verdict
 
 __all__ = [
     "ApiKey",

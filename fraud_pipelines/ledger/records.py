@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.raw.tokens import mask_card_numbers
+from fraud_pipelines.verdicts import Verdict
 
-Verdict = Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"]
 # The ledger's tables that follow the stream of payments, whose rows may arrive long after their moment.
 Log = Literal["decisions", "feedback"]
 
