@@ -1,4 +1,4 @@
-"""What the forwarder does with records: decisions and feedback become rows of the ledger."""
+"""What the forwarder does with records: decisions, feedback and comparisons become rows of the ledger."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
-from fraud_pipelines.ledger import Decision, Feedback, Ledger
-from serving.answers import StoredDecision, feedback_of
+from fraud_pipelines.ledger import Decision, Feedback, Ledger, ShadowDecision
+from serving.answers import StoredDecision, feedback_of, shadow_of
 
 
 class FeatureNames:
@@ -75,6 +75,7 @@ class Delivery:
             raise RetryableError(str(error)) from error
         decisions: list[Decision] = []
         feedback: list[Feedback] = []
+        side_by_side: list[ShadowDecision] = []
         for record in records:
             try:
                 kind = orjson.loads(record)["kind"] if not record.startswith(b'{"kind":"decision"') else "decision"
@@ -82,6 +83,8 @@ class Delivery:
                     decisions.append(self._decision(ledger, StoredDecision.read(record)))
                 elif kind == "feedback":
                     feedback.append(feedback_of(record))
+                elif kind == "shadow":
+                    side_by_side.append(shadow_of(record))
                 else:
                     raise ContractBroken(f"A record of the journal is of kind {kind!r}.")
             except (KeyError, TypeError, ValueError) as error:
@@ -93,6 +96,8 @@ class Delivery:
             ledger.record_decisions(decisions)
         if feedback:
             ledger.record_feedback(feedback)
+        if side_by_side:
+            ledger.record_shadow_decisions(side_by_side)
 
     def _decision(self, ledger: Ledger, stored: StoredDecision) -> Decision:
         spec_hash = stored.answer["feature_spec_hash"]

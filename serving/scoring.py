@@ -10,12 +10,13 @@ reach the ledger (forwarding.py). What cannot be known leads to the fallback wit
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from fraud_pipelines.errors import FraudPipelinesError, OnlineStateTooShort
+from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
@@ -25,11 +26,13 @@ from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
+from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
 from serving.journal import JournalFull, JournalUnavailable
 from serving.judging import Validity, judge, stage
 from serving.metrics import metrics
 from serving.problems import Problem
+from serving.shadow import Compared
 
 # Others may keep writing to the same cards and merchants.
 MOST_ATTEMPTS = 50
@@ -56,6 +59,7 @@ class _Group:
     answers: dict[str, bytes] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
+    compared: Compared | None = None
 
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
@@ -74,6 +78,8 @@ class Scorer:
         open_online_store: called until it succeeds once per feature spec (None stands for the project's own).
         ledger: opens the ledger; it is asked for decisions that only it still has.
         journal: where decisions become durable.
+        rival_of: the challenger that is compared with a champion now; see Challenge.
+        offer: takes what was answered while there is one; see Shadow.
         remember_names: keeps the names behind the feature values of a spec, before the first record that needs them.
         clock: seconds that never go back.
     """
@@ -86,11 +92,14 @@ class Scorer:
         journal: DecisionLog,
         validity: Validity = Validity(),  # noqa: B008  # it is frozen
         *,
+        rival_of: Callable[[Champion], Rival | None] = lambda champion: None,
+        offer: Callable[[Compared, Container[str]], None] = lambda group, answered: None,
         remember_names: Callable[[str, Sequence[str]], None] = lambda spec_hash, names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._champion, self._open_online_store = champion, open_online_store
         self._ledger, self._journal = ledger, journal
+        self._rival_of, self._offer = rival_of, offer
         self._validity, self._remember_names, self._clock = validity, remember_names, clock
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
         self._facts: tuple[Champion, ModelFacts] | None = None
@@ -174,6 +183,8 @@ class Scorer:
         with stage("record"):
             if group.records:
                 self._journal.append(group.records)
+        if group.compared is not None:
+            self._offer(group.compared, group.answers)
         for id_ in (*group.answers, *group.earlier):
             self._journaled[id_] = None
         while len(self._journaled) > _JOURNALED_KEPT:
@@ -195,7 +206,7 @@ class Scorer:
                 return
             cards, merchants = state.include(group.fresh)
             if cause is None and loaded.champion is not None:
-                verdicts = judge(loaded.champion, group.fresh, cards, merchants, view.as_of_us, self._validity)
+                verdicts = self._judge(group, loaded.champion, cards, merchants, view.as_of_us)
             else:
                 verdicts = [fallback(cause or NO_CHAMPION, self._validity.decision)] * len(group.fresh)
             entries = self._entries(group, loaded, verdicts, view.as_of_us)
@@ -212,9 +223,26 @@ class Scorer:
                 for id_, record in outcome.decided.items():
                     group.was_decided(id_, StoredDecision.read(record), record)
                 return
+        group.compared = None
         # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
         verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
         self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
+
+    def _judge(
+        self,
+        group: _Group,
+        champion: Champion,
+        cards: Sequence[EntityState],
+        merchants: Sequence[EntityState],
+        as_of_us: int | None,
+    ) -> list[Verdict]:
+        rival, rest = self._rival_of(champion), (group.fresh, cards, merchants, as_of_us, self._validity)
+        if rival is None:
+            group.compared = None
+            return judge(champion, *rest)
+        verdicts = judge_with_canary(champion, rival, *rest)
+        group.compared = Compared(champion, rival.model, group.fresh, verdicts)
+        return verdicts
 
     def _find_earlier(self, group: _Group, view: View | None) -> None:
         """Decisions there are already: kept here, in the online store, or in the ledger where only it may have them."""
@@ -244,7 +272,7 @@ class Scorer:
     def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
-            answer = answer_of(transaction, verdict, facts, as_of_us, now)
+            answer = answer_of(transaction, verdict, verdict.model or facts, as_of_us, now)
             group.answers[transaction.transaction_id] = answer
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
             if verdict.fallback is not None:

@@ -1,4 +1,4 @@
-"""The ledger: ingestions, decisions, feedback, promotions with their bundles, reports and API keys, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions, challenges, bundles, reports, API keys; rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
@@ -7,6 +7,8 @@ from fraud_pipelines.ledger.ledger import Ledger, open_ledger
 from fraud_pipelines.ledger.records import (
     ApiKey,
     Arrival,
+    Challenge,
+    CurrentChallenger,
     CurrentChampion,
     Decision,
     DecisionSummary,
@@ -15,12 +17,15 @@ from fraud_pipelines.ledger.records import (
     Log,
     Promotion,
     Report,
+    ShadowDecision,
     Verdict,
 )
 
 __all__ = [
     "ApiKey",
     "Arrival",
+    "Challenge",
+    "CurrentChallenger",
     "CurrentChampion",
     "Decision",
     "DecisionSummary",
@@ -30,6 +35,7 @@ __all__ = [
     "Log",
     "Promotion",
     "Report",
+    "ShadowDecision",
     "Verdict",
     "open_ledger",
 ]
