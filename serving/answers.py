@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import Decision, DecisionRow, Feedback
+from fraud_pipelines.ledger import Decision, DecisionRow, Feedback, ShadowDecision
 from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
@@ -33,7 +33,10 @@ _VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback."""
+    """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback.
+
+    `model` is the one that decided, where that is not the champion.
+    """
 
     decision: str
     probability: float | None = None
@@ -41,6 +44,7 @@ class Verdict:
     reasons: Sequence[Mapping[str, Any]] = ()
     features: np.ndarray | None = None
     fallback: str | None = None
+    model: "ModelFacts | None" = None
 
 
 def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> Verdict:
@@ -141,6 +145,23 @@ def feedback_of(record: bytes) -> Feedback:
     found = orjson.loads(record)
     values = {name: found[name] for name in _FEEDBACK}
     return Feedback(**{**values, "known_at": datetime.fromisoformat(values["known_at"])})
+
+
+def shadow_record(decision: ShadowDecision) -> bytes:
+    """The record of what champion and challenger said of a payment: {"kind": "shadow", ...}."""
+    return orjson.dumps({"kind": "shadow", **vars(decision)})
+
+
+def shadow_of(record: bytes) -> ShadowDecision:
+    """What champion and challenger said, of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    found = orjson.loads(record)
+    del found["kind"]
+    moments = {name: datetime.fromisoformat(found[name]) for name in ("event_time", "decided_at")}
+    return ShadowDecision(**{**found, **moments})
 
 
 def is_same(one: ScoredTransaction, other: ScoredTransaction) -> bool:

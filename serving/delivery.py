@@ -1,4 +1,4 @@
-"""What the forwarder does with records: decisions and feedback become rows of the ledger."""
+"""What the forwarder does with records: decisions, feedback and comparisons become rows of the ledger."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
-from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger
-from serving.answers import feedback_of, row_of
+from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger, ShadowDecision
+from serving.answers import feedback_of, row_of, shadow_of
 
 
 class FeatureNames:
@@ -76,6 +76,7 @@ class Delivery:
         rows: list[DecisionRow] = []
         names: dict[str, list[str]] = {}
         feedback: list[Feedback] = []
+        side_by_side: list[ShadowDecision] = []
         for record in records:
             try:
                 if record.startswith(b'{"kind":"decision"'):
@@ -85,6 +86,8 @@ class Delivery:
                         if len(own) != features:
                             raise ValueError(f"{features} features where the spec has {len(own)}")
                     rows.append(row)
+                elif record.startswith(b'{"kind":"shadow"'):
+                    side_by_side.append(shadow_of(record))
                 else:
                     feedback.append(feedback_of(record))
             except (KeyError, TypeError, ValueError) as error:
@@ -97,6 +100,8 @@ class Delivery:
                 ledger.record_rows(rows, names)
             if feedback:
                 ledger.record_feedback(feedback)
+            if side_by_side:
+                ledger.record_shadow_decisions(side_by_side)
         except (IntegrityError, DataError) as error:
             # The driver's words, not SQLAlchemy's: those would repeat the values.
             raise ContractBroken(f"The ledger refuses a record: {type(error.orig).__name__}.") from None

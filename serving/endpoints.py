@@ -264,7 +264,14 @@ class Endpoints:
             "service_version": __version__,
             "fallback": self._runtime.scorer.cause(loaded),
             "model": None,
+            "challenger": None,
         }
+        challenger = self._runtime.challenger()
+        if challenger["model_version"] is not None:
+            content["challenger"] = {
+                "version": challenger["model_version"],
+                **{name: challenger[name] for name in ("bundle_digest", "canary_percent", "is_compared", "obstacle")},
+            }
         if champion:
             bundle = champion.bundle
             content["model"] = {

@@ -35,6 +35,7 @@ class Metrics(NamedTuple):
     dead_letters: Counter
     feedback: Counter
     refused: Counter
+    shadow: Counter
 
 
 @cache
@@ -88,6 +89,11 @@ def metrics() -> Metrics:
         dead_letters=Counter("fraud_decision_log_dead_letters_total", "Records that the ledger can never take."),
         feedback=Counter("fraud_feedback_total", "Verdicts of analysts.", ["verdict"]),
         refused=Counter("fraud_requests_refused_total", "Requests refused before a decision.", ["status", "code"]),
+        shadow=Counter(
+            "fraud_shadow_total",
+            "Decided payments that champion and challenger agreed on or not (flip), or that were not compared.",
+            ["outcome"],
+        ),
     )
 
 

@@ -18,8 +18,9 @@ from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
 from serving.access import Access
 from serving.answers import StoredDecision, feedback_record
+from serving.challenge import IS_CHAMPION, NO_CHALLENGER, NOBODY, Challenge
 from serving.champion import Champion, Loaded, load_champion
-from serving.champion_watch import ChampionWatch
+from serving.champion_watch import CHALLENGER, ChampionWatch
 from serving.delivery import Delivery, FeatureNames
 from serving.explaining import Explained, explain
 from serving.forwarding import Forwarder
@@ -31,6 +32,7 @@ from serving.problems import Problem
 from serving.rate_limits import RateLimits
 from serving.rationale import RationaleWriter
 from serving.scoring import Scorer
+from serving.shadow import Shadow
 from serving.unrecorded import Unrecorded
 
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
@@ -59,9 +61,18 @@ class Runtime:
             review_days=settings.model_review_days,
             on_change=self._describe,
         )
+        self.challenger_watch = ChampionWatch(
+            self._open_ledger,
+            folder / "challengers",
+            bento=NOBODY,
+            review_days=settings.model_review_days,
+            role=CHALLENGER,
+        )
+        self.challenge = Challenge(lambda: self.challenger_watch.current)
         self.journal = Journal(folder / "journal", limit_bytes=settings.decision_log_bytes)
         names = FeatureNames(folder / "feature_names")
         self.forwarder = Forwarder(self.journal, Delivery(self._open_ledger, names), linger_seconds=LINGER_SECONDS)
+        self.shadow = Shadow(self.journal)
         self.scorer = Scorer(
             lambda: self.watch.current,
             lambda spec: open_online_store(settings.online_store_url, spec=spec),
@@ -69,6 +80,8 @@ class Runtime:
             self.journal,
             Validity(settings.fallback, timedelta(hours=settings.features_max_age_hours)),
             unrecorded=Unrecorded(folder / "unrecorded.sqlite"),
+            rival_of=self.challenge.rival_of,
+            offer=self.shadow.offer,
             remember_names=names.remember,
         )
         self.lane = DecisionLane(self.scorer.decide)
@@ -92,11 +105,13 @@ class Runtime:
         """Open what can be opened, and begin to decide."""
         self._describe(self.watch.current)
         self.watch.start()
+        self.challenger_watch.start()
         try:
             self.scorer.online_store()
         except RetryableError as error:
             logger.warning("Starting without the online store: %s", error)
         self.forwarder.start()
+        self.shadow.start()
         self.lane.start()
         self._housekeeper.start()
 
@@ -106,6 +121,8 @@ class Runtime:
         self._is_stopping.set()
         self.watch.stop()
         self.publish_counts()
+        self.challenger_watch.stop()
+        self.shadow.stop(_STOP_SECONDS)
         self.forwarder.stop(_STOP_SECONDS)
         self.journal.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -158,7 +175,7 @@ class Runtime:
 
     def explain(self, stored: StoredDecision) -> Explained:
         """A decision taken apart."""
-        return explain(stored, self.watch.champion_of, self.scorer.online_store)
+        return explain(stored, self._model_of, self.scorer.online_store)
 
     def take_feedback(
         self, transaction_id: str, verdict: str, actor: str, note: str | None, feedback_id: str | None
@@ -224,9 +241,24 @@ class Runtime:
         model = {"ok": cause is None, "fallback": cause, **self.watch.state()}
         parts = {"model": model, "online_store": store, "ledger": ledger, "decision_log": log}
         return {
+            # A challenger that fails harms no payment, so it does not count.
             "status": "ok" if all(part["ok"] for part in parts.values()) else "degraded",
             "can_decide": not self.journal.is_full,
             **parts,
+            "challenger": self.challenger(),
+        }
+
+    def challenger(self) -> dict[str, Any]:
+        """Which version is compared with the champion, which cards it decides on, and what is in the way."""
+        loaded, watch = self.challenger_watch.current, self.challenger_watch
+        obstacle = self.challenge.obstacle(self.watch.current.champion)
+        return {
+            "ok": watch.problem is None and obstacle in (None, NO_CHALLENGER, IS_CHAMPION),
+            "is_compared": obstacle is None,
+            "obstacle": obstacle,
+            "canary_percent": loaded.canary_percent,
+            "waiting": self.shadow.waiting,
+            **watch.state(),
         }
 
     @property
@@ -265,6 +297,10 @@ class Runtime:
                 next_step="Check the identifier; one older than the online store's history must have been decided.",
             )
         return None
+
+    def _model_of(self, digest: str) -> Champion | None:
+        challenger = self.challenger_watch.current.champion
+        return challenger if challenger and challenger.digest == digest else self.watch.champion_of(digest)
 
     def _describe(self, loaded: Loaded) -> None:
         before, self._described = self._described, loaded.champion

@@ -430,12 +430,23 @@ class DescribedModel(BaseModel):
     )
 
 
+class DescribedChallenger(BaseModel):
+    """The version that is compared with the champion."""
+
+    version: str
+    bundle_digest: str
+    canary_percent: float = Field(description="Share of cards that it decides on, in [0, 100].")
+    is_compared: bool
+    obstacle: str | None = Field(description="Why it is not compared, and decides on no card; null while it is.")
+
+
 class ModelDescription(BaseModel):
     """What decides now, and the code it runs on."""
 
     service_version: str
     fallback: str | None = Field(description="Why a rule decides at present; null when the model does.")
     model: DescribedModel | None
+    challenger: DescribedChallenger | None = Field(description="What is compared with it; null while nothing is.")
 
 
 class PartHealth(BaseModel):
@@ -455,6 +466,7 @@ class Health(BaseModel):
     online_store: PartHealth
     ledger: PartHealth
     decision_log: PartHealth
+    challenger: PartHealth = Field(description="What is compared with the model; of no weight for `status`.")
 
 
 class Ready(BaseModel):

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -23,6 +23,7 @@ from fraud_pipelines.errors import (
     OnlineStateTooShort,
     OnlineStoreUnavailable,
 )
+from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
@@ -33,11 +34,13 @@ from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
+from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
 from serving.judging import Validity, judge, stage
 from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
 from serving.patience import Patience
 from serving.problems import Problem
+from serving.shadow import Compared
 from serving.unrecorded import Unrecorded
 
 # Others may keep writing to the same cards and merchants.
@@ -66,6 +69,7 @@ class _Group:
     verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
+    compared: Compared | None = None
 
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
@@ -92,6 +96,8 @@ class Scorer:
         ledger: opens the ledger; it is asked for decisions that only it still has.
         journal: where decisions become durable.
         unrecorded: keeps what the online store could not take; by default in memory.
+        rival_of: the challenger that is compared with a champion now; see Challenge.
+        offer: takes what was answered while there is one; see Shadow.
         remember_names: keeps the names behind the feature values of a spec, before the first record that needs them.
         clock: seconds that never go back.
     """
@@ -105,11 +111,14 @@ class Scorer:
         validity: Validity = Validity(),  # noqa: B008  # it is frozen
         *,
         unrecorded: Unrecorded | None = None,
+        rival_of: Callable[[Champion], Rival | None] = lambda champion: None,
+        offer: Callable[[Compared, Container[str]], None] = lambda group, answered: None,
         remember_names: Callable[[str, Sequence[str]], None] = lambda spec_hash, names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._champion, self._open_online_store = champion, open_online_store
         self._ledger, self._journal = ledger, journal
+        self._rival_of, self._offer = rival_of, offer
         self._validity, self._remember_names, self._clock = validity, remember_names, clock
         self._opening = threading.Lock()
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
@@ -196,6 +205,8 @@ class Scorer:
         with stage("record"):
             if group.records:
                 self._journal.append(group.records)
+        if group.compared is not None:
+            self._offer(group.compared, group.answers)
         for id_ in (*group.answers, *group.earlier):
             self._journaled[id_] = None
         while len(self._journaled) > _JOURNALED_KEPT:
@@ -230,7 +241,7 @@ class Scorer:
                 return
             cards, merchants = state.include(group.fresh)
             if cause is None and loaded.champion is not None:
-                verdicts = judge(loaded.champion, group.fresh, cards, merchants, view.as_of_us, self._validity)
+                verdicts = self._judge(group, loaded.champion, cards, merchants, view.as_of_us)
             else:
                 verdicts = [fallback(cause or NO_CHAMPION, self._validity.decision)] * len(group.fresh)
             entries = self._entries(group, loaded, verdicts, view.as_of_us)
@@ -245,6 +256,7 @@ class Scorer:
             if outcome.is_recorded:
                 group.was_recorded(entries, outcome.decided)
                 return
+        group.compared = None
         # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
         verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
         self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
@@ -259,6 +271,22 @@ class Scorer:
             # Included by the attempt before, but recorded by another process: perhaps of another card or time.
             state.forget(transaction)
         return state.read(group.fresh) if others and fresh else view
+
+    def _judge(
+        self,
+        group: _Group,
+        champion: Champion,
+        cards: Sequence[EntityState],
+        merchants: Sequence[EntityState],
+        as_of_us: int | None,
+    ) -> list[Verdict]:
+        rival, rest = self._rival_of(champion), (group.fresh, cards, merchants, as_of_us, self._validity)
+        if rival is None:
+            group.compared = None
+            return judge(champion, *rest)
+        verdicts = judge_with_canary(champion, rival, *rest)
+        group.compared = Compared(champion, rival.model, group.fresh, verdicts)
+        return verdicts
 
     def _find_earlier(self, group: _Group, view: View | None) -> None:
         """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
@@ -285,12 +313,12 @@ class Scorer:
                 group.was_decided(id_, stored)
                 if view and id_ not in view.stored:
                     # The online store lost it, or never had it: it takes it with the next group.
-                    self._unrecorded[id_] = Entry(stored.transaction, stored.record)
+                    self._unrecorded.keep([Entry(stored.transaction, stored.record)])
 
     def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
-            answer = answer_of(transaction, verdict, facts, as_of_us, now)
+            answer = answer_of(transaction, verdict, verdict.model or facts, as_of_us, now)
             group.answers[transaction.transaction_id] = answer
             group.verdicts[transaction.transaction_id] = transaction, verdict
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
@@ -333,28 +361,15 @@ class Scorer:
             self._stands(group, id_, record)
 
     def _record_the_unrecorded(self, state: RecentState) -> None:
-        while self._unrecorded:
-            entries = list(self._unrecorded.values())[:500]
-            _record(state, entries)
-            for entry in entries:
-                del self._unrecorded[entry.transaction.transaction_id]
-
         while entries := self._unrecorded.oldest(_UNRECORDED_AT_ONCE):
-            for entry in entries:
-                state.forget(entry.transaction)
-            outcome = state.append(entries)
-            if outcome.is_recorded:
-                self._unrecorded.remove(entries)
-                twice = [
-                    t.transaction_id
-                    for t, decision in entries
-                    if outcome.decided.get(t.transaction_id, decision) != decision
-                ]
-                if twice:
-                    logger.warning(
-                        "%d payments had been decided before the online store was away, and were again meanwhile; the "
-                        "first decision stands, such as that on %s", len(twice), twice[0],
-                    )  # fmt: skip
+            decided = _record(state, entries)
+            self._unrecorded.remove(entries)
+            twice = [t.transaction_id for t, decision in entries if decided.get(t.transaction_id, decision) != decision]
+            if twice:
+                logger.warning(
+                    "%d payments had been decided before the online store was away, and were again meanwhile; the "
+                    "first decision stands, such as that on %s", len(twice), twice[0],
+                )  # fmt: skip
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
         logger.warning("Online store: %s", error)

@@ -1,4 +1,4 @@
-"""The ledger: ingestions, decisions, feedback, promotions with their bundles, reports and API keys, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions, challenges, bundles, reports, API keys; rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
@@ -7,6 +7,8 @@ from fraud_pipelines.ledger.ledger import Ledger, open_ledger
 from fraud_pipelines.ledger.records import (
     ApiKey,
     Arrival,
+    Challenge,
+    CurrentChallenger,
     CurrentChampion,
     Decision,
     DecisionRow,
@@ -16,12 +18,15 @@ from fraud_pipelines.ledger.records import (
     Log,
     Promotion,
     Report,
+    ShadowDecision,
 )
 from fraud_pipelines.verdicts import Verdict
 
 __all__ = [
     "ApiKey",
     "Arrival",
+    "Challenge",
+    "CurrentChallenger",
     "CurrentChampion",
     "Decision",
     "DecisionRow",
@@ -32,6 +37,7 @@ __all__ = [
     "Log",
     "Promotion",
     "Report",
+    "ShadowDecision",
     "Verdict",
     "open_ledger",
 ]
