@@ -1,6 +1,7 @@
 """One worker of the service: its stores, its journal, its model and its threads, put together and taken apart again."""
 
 import logging
+import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -39,6 +40,7 @@ IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
 # A decision is in the ledger this much later at most, while the ledger is there.
 LINGER_SECONDS = 0.1
+SWITCH_SECONDS = 0.0005
 _STOP_SECONDS = 10.0
 # Verdicts by the identifier that their senders gave: until long after the ledger has them.
 _FEEDBACK_KEPT = 10_000
@@ -103,6 +105,8 @@ class Runtime:
 
     def start(self) -> None:
         """Open what can be opened, and begin to decide."""
+        # A thread that computes lets the others in after this long; the interpreter's own 5 ms are a decision's time.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._describe(self.watch.current)
         self.watch.start()
         self.challenger_watch.start()
