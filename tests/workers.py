@@ -17,7 +17,7 @@ from fraud_pipelines.ledger import Ledger, open_ledger
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.online_store import OnlineStore, open_online_store
 from fraud_pipelines.online_store.following import Entry, Outcome, Position
-from serving.champion import Champion, Loaded, load_champion
+from serving.champion import Loaded, load_champion
 from serving.delivery import Delivery, FeatureNames
 from serving.journal import Journal
 from serving.judging import Validity
@@ -106,12 +106,12 @@ class Worker:
 class Host:
     """A folder with an online store, a ledger and the journals of its workers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
         self.folder = folder
         self.store_url = f"sqlite:///{folder / 'online.sqlite'}"
         self._journals: list[Journal] = []
         self._stores: list[OnlineStore] = []
-        self.ledger: Ledger = open_ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
+        self.ledger: Ledger = ledger or open_ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
 
     def store(self, spec: FeatureSpec | None = None) -> OnlineStore:
         """The online store, as a process of its own would open it."""
@@ -158,9 +158,3 @@ class Host:
         """Close what was opened."""
         for opened in (*self._journals, *self._stores, self.ledger):
             opened.close()
-
-
-def champion_of(loaded: Loaded) -> Champion:
-    """The champion that must be there."""
-    assert loaded.champion is not None
-    return loaded.champion
