@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class FeatureNames:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(spec_hash)
         if not path.exists():
-            draft = path.with_suffix(f".{os.getpid()}")
+            draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
             with draft.open("w") as file:
                 json.dump(list(names), file)
                 file.flush()

@@ -80,11 +80,11 @@ class _Group:
         if record is not None:
             self.records.append(record)
 
-    def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes]) -> None:
+    def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes], journaled: Container[str]) -> None:
         """The online store has these entries; but of those `decided` before, the first decision stands."""
         self.records += [decision for t, decision in entries if t.transaction_id not in decided]
         for id_, record in decided.items():
-            self.was_decided(id_, StoredDecision.read(record), record)
+            self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
 
 
 class Scorer:
@@ -123,7 +123,7 @@ class Scorer:
         self._opening = threading.Lock()
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
         self._retired: OnlineStore | None = None
-        self._store_patience, self._ledger_patience = Patience(clock), Patience(clock)
+        self._store_patience, self._ledger_patience = Patience("Online store", clock), Patience("Ledger", clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded = unrecorded or Unrecorded()
         self._journaled: OrderedDict[str, None] = OrderedDict()
@@ -192,7 +192,7 @@ class Scorer:
                 view = state.read(group.fresh)
         except OnlineStateTooShort as error:
             # The windows of this model's features have grown; counting what is there would be a wrong number.
-            logger.warning("Online store: %s", error)
+            self._store_patience.tell(error)
             cause = cause or ONLINE_STATE_TOO_SHORT
         except FraudPipelinesError as error:
             self._store_is_away(error)
@@ -220,7 +220,7 @@ class Scorer:
         entries = self._entries(group, loaded, [fallback(cause, self._validity.decision)] * len(group.fresh), None)
         if state is not None:
             try:
-                group.was_recorded(entries, _record(state, entries))
+                group.was_recorded(entries, _record(state, entries), self._journaled)
                 return
             except FraudPipelinesError as error:
                 self._store_is_away(error)
@@ -254,7 +254,7 @@ class Scorer:
                 self._leave(group, entries)
                 return
             if outcome.is_recorded:
-                group.was_recorded(entries, outcome.decided)
+                group.was_recorded(entries, outcome.decided, self._journaled)
                 return
         group.compared = None
         # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
@@ -306,7 +306,7 @@ class Scorer:
                 with self._ledger_patience.asking():
                     found = self._ledger().decisions_on(asked)
             except Exception as error:  # whatever a database driver raises while its server is away
-                logger.warning("Ledger: %s", error)
+                self._ledger_patience.tell(error)
                 return
             for id_, decision in found.items():
                 stored = StoredDecision.of(decision)
@@ -372,7 +372,7 @@ class Scorer:
                 )  # fmt: skip
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
-        logger.warning("Online store: %s", error)
+        self._store_patience.tell(error)
         self._ask_ledger_until = self._clock() + ASK_LEDGER_SECONDS
 
     def _stores(self, loaded: Loaded) -> tuple[OnlineStore, RecentState]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud_pipelines.features.spec import load_spec
+from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.models import trees
 from fraud_pipelines.models.additive_model import AdditiveModel, Linear, weighted_sum
 from fraud_pipelines.models.bands import Band
@@ -72,9 +72,9 @@ def tiny_bundle(
     )
 
 
-def constant_bundle(log_odds: float) -> Bundle:
+def constant_bundle(log_odds: float, spec: FeatureSpec | None = None) -> Bundle:
     """A model that says the same of every payment, made without training: for tests that need several versions."""
-    spec = load_spec()
+    spec = spec or load_spec()
     nothing = np.zeros(len(spec.names), dtype=np.float32)
     return Bundle(
         model=AdditiveModel(len(spec.names), log_odds, linear=Linear(*[nothing] * 5)),

@@ -11,15 +11,13 @@ from fraud_pipelines import tables
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Promotion, open_ledger
 from fraud_pipelines.models.registry import open_registry
-from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.warehouse import open_warehouse
-from serving.champion import load_champion
 from serving.schemas import Transaction
-from serving.scoring import Scorer
 from tests.builders import fill_warehouse, label
 from tests.builders import payment as warehouse_row
 from tests.installation import Installation
 from tests.served_models import payment, tiny_bundle
+from tests.workers import Host, saved_champion
 
 SPEC = load_spec()
 START = datetime(2025, 3, 1)
@@ -33,24 +31,24 @@ def installation(tmp_path_factory) -> Installation:
     made = Installation(tmp_path_factory.mktemp("replay"), {"FRAUD_TOKEN_KEY": "k" * 32})
     settings = made.settings
     registry, ledger = open_registry(settings.registry_url, settings.artifacts_url), open_ledger(settings.ledger_url)
+    champions = []
     for number, bundle in enumerate((tiny_bundle(noise=300), tiny_bundle(noise=300, seed=1))):
-        folder = bundle.save(made.home / f"champion-{number}" / "bundle")
-        version = registry.register(folder, params={}, metrics={}, figures={}, tags={})
-        described = {"name": "fraud-scorer", "version": version, "bundle_digest": bundle.digest}
-        (folder.parent / "champion.json").write_text(json.dumps(described))
+        folder = made.home / f"champion-{number}"
+        champions.append(saved_champion(bundle, folder, str(number + 1)))
+        assert registry.register(folder / "bundle", params={}, metrics={}, figures={}, tags={}) == str(number + 1)
     ledger.record_promotion(Promotion("promote", "1", None, "test", "test", []))
-    store = open_online_store(settings.online_store_url, spec=SPEC)
-    scorer = Scorer(load_champion(made.home / "champion-0"), lambda: ledger, lambda: store, b"k" * 32)
+    host = Host(made.home, ledger)
+    worker = host.worker(champions[0])
     rows, labels = [], []
     for number, amount in enumerate(AMOUNTS):
         moment = (START + timedelta(minutes=30 * number)).isoformat()
         body = payment(transaction_id=f"t{number}", event_time=f"{moment}Z", amount=str(amount))
-        scorer.score(Transaction.model_validate_json(json.dumps(body)))
+        worker.answer(Transaction.model_validate_json(json.dumps(body)).scored(b"k" * 32))
         rows.append(warehouse_row(f"t{number}", moment, amount_minor=100 * amount))
         labels.append(label(f"t{number}", moment, "2025-03-10", is_fraud=amount > 500))
     fill_warehouse(open_warehouse(settings.warehouse_url), SPEC, rows, labels)
-    for opened in (store, ledger):
-        opened.close()
+    worker.deliver()
+    host.close()
     return made
 
 

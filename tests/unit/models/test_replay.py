@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from fraud_pipelines import tables
-from fraud_pipelines.errors import ContractBroken, EmptySample, MissingPartition, NoChampion, OnlineStoreUnavailable
+from fraud_pipelines.errors import ContractBroken, EmptySample, MissingPartition, NoChampion
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Ledger, Promotion, open_ledger
 from fraud_pipelines.models.bundle import Bundle
@@ -20,15 +20,13 @@ from fraud_pipelines.models.policy import CostMatrix, PolicyBasis, ReviewCapacit
 from fraud_pipelines.models.replay import LIVE, Replay, replay
 from fraud_pipelines.models.replay_summary import Summary, flips, money, summarize
 from fraud_pipelines.models.replay_view import show
-from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.progress import listening
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
-from serving.champion import load_champion
 from serving.schemas import Transaction
-from serving.scoring import Scorer
 from tests.builders import fill_warehouse, label
 from tests.builders import payment as warehouse_row
 from tests.served_models import payment, tiny_bundle
+from tests.workers import Host, saved_champion
 
 SPEC = load_spec()
 SINCE, UNTIL = datetime(2025, 3, 1), datetime(2025, 3, 4)
@@ -64,27 +62,21 @@ def served(number: int) -> Transaction:
 def ledger(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """240 decisions of three days: version 7, from the third day on version 8; ten of the second without a model."""
     folder = tmp_path_factory.mktemp("served")
-    ledger = open_ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
-    store = open_online_store(f"sqlite:///{folder / 'online.sqlite'}", spec=SPEC)
+    host = Host(folder)
+    ledger = host.ledger
     champions = {}
     for version, bundle in bundles.items():
-        bundle.save(folder / version / "bundle")
-        described = {"name": "fraud-scorer", "version": version, "bundle_digest": bundle.digest}
-        (folder / version / "champion.json").write_text(json.dumps(described))
-        champions[version] = load_champion(folder / version)
-
-    def away() -> None:
-        raise OnlineStoreUnavailable("away")
-
+        champions[version] = saved_champion(bundle, folder / version, version)
+    number = 0
+    worker = host.worker(lambda: champions["8" if number >= 192 else "7"])
     for number in range(240):
-        loaded = champions["8" if number >= 192 else "7"]
-        open_store = away if 100 <= number < 110 else lambda: store
-        Scorer(loaded, lambda: ledger, open_store, b"k" * 32).score(served(number))
+        worker.links.no_store = 100 <= number < 110
+        worker.answer(served(number).scored(b"k" * 32))
+    worker.deliver()
     for version in ("7", "8"):
         ledger.record_promotion(Promotion("promote", version, None, "test", "test", []))
     yield ledger
-    store.close()
-    ledger.close()
+    host.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -18,7 +19,7 @@ from fraud_pipelines.raw.contract import TimeBounds, resolve
 from fraud_pipelines.raw.mapping import parse_mapping
 from fraud_pipelines.raw.source import Batch
 from fraud_pipelines.raw.tokens import tokenize_card
-from serving.schemas import Transaction
+from serving.schemas import FeedbackRequest, Transaction
 from tests.served_models import CARD_NUMBER, payment
 
 KEY = b"k" * 32
@@ -43,25 +44,25 @@ def read(**changes: object) -> Transaction:
     ],
 )
 def test_amounts_become_minor_units_of_their_currency(amount, currency, minor):
-    assert read(amount=amount, currency=currency).canonical(KEY)["amount_minor"] == minor
+    assert read(amount=amount, currency=currency).scored(KEY).amount_minor == minor
 
 
 @given(st.decimals(0, 2_999_999, places=6), st.sampled_from(["EUR", "GBP", "USD"]))
 def test_an_amount_is_the_nearest_minor_unit_and_a_half_goes_up(amount, currency):
-    minor = read(amount=str(amount), currency=currency).canonical(KEY)["amount_minor"]
+    minor = read(amount=str(amount), currency=currency).scored(KEY).amount_minor
     exact = amount * 100
     assert -Decimal("0.5") < minor - exact <= Decimal("0.5")
 
 
 @given(st.integers(0, 3_000_000_000))
 def test_an_amount_sent_as_a_float_keeps_its_cents(minor):
-    assert read(amount=minor / 100).canonical(KEY)["amount_minor"] == minor
+    assert read(amount=minor / 100).scored(KEY).amount_minor == minor
 
 
 @given(st.floats(0, 1_000_000))
 def test_a_float_is_read_as_the_decimal_it_prints_as(amount):
     try:
-        found = read(amount=amount).canonical(KEY)["amount_minor"]
+        found = read(amount=amount).scored(KEY).amount_minor
     except ValidationError:  # more than 20 decimals: nobody pays 1e-15 EUR
         assert amount < 0.001
     else:
@@ -81,13 +82,13 @@ def test_a_float_is_read_as_the_decimal_it_prints_as(amount):
     ],
 )
 def test_times_become_utc_microseconds(event_time, microseconds):
-    assert read(event_time=event_time).canonical(KEY)["event_time_us"] == microseconds
+    assert read(event_time=event_time).scored(KEY).event_time_us == microseconds
 
 
 def test_the_card_leaves_as_a_token_however_it_was_written():
     expected = tokenize_card(CARD_NUMBER, KEY)
     for written in (CARD_NUMBER, "4000 0012 3456 7899", "4000-0012-3456-7899", expected):
-        assert read(card_id=written).canonical(KEY)["card_id"] == expected
+        assert read(card_id=written).scored(KEY).card_id == expected
 
 
 def test_the_card_number_shows_neither_in_the_model_nor_in_its_errors():
@@ -211,7 +212,7 @@ def test_ingest_and_service_make_the_same_transaction_of_the_same_values():
         cleaned = cleaner.clean(batch)
     assert cleaned.quarantine.num_rows == 0
     for ingested, row in zip(cleaned.rows.to_pylist(), rows, strict=True):
-        served = Transaction.model_validate_json(json.dumps(row)).canonical(KEY)
+        served = asdict(Transaction.model_validate_json(json.dumps(row)).scored(KEY))
         event_time = ingested["event_time"] - datetime(1970, 1, 1)
         assert served.pop("event_time_us") == event_time // timedelta(microseconds=1)
         assert served == {name: ingested[name] for name in served}
@@ -225,12 +226,19 @@ _json = st.recursive(
 
 
 @given(st.sampled_from([*Transaction.model_fields, "another"]), _json)
-def test_any_value_is_either_refused_or_canonical(field, value):
+def test_any_value_is_either_refused_or_sound(field, value):
     try:
-        canonical = read(**{field: value}).canonical(KEY)
+        scored = read(**{field: value}).scored(KEY)
     except ValidationError:
         return
-    assert 0 <= canonical["amount_minor"] <= 3_000_000_000
-    assert canonical["card_id"].startswith("tok_")
-    assert len(canonical["card_id"]) == 36
-    assert json.loads(json.dumps(canonical, allow_nan=False)) == canonical
+    assert 0 <= scored.amount_minor <= 3_000_000_000
+    assert scored.card_id.startswith("tok_")
+    assert len(scored.card_id) == 36
+    assert json.loads(json.dumps(asdict(scored), allow_nan=False)) == asdict(scored)
+
+
+def test_a_note_may_hold_anything_that_every_ledger_can_store():
+    given = FeedbackRequest(transaction_id="t-1", verdict="PENDING", note="two\nlines, 😀 and a tab\t")
+    assert given.note == "two\nlines, 😀 and a tab\t"
+    with pytest.raises(ValidationError, match="NUL"):
+        FeedbackRequest(transaction_id="t-1", verdict="PENDING", note="a\x00b")

@@ -1,0 +1,205 @@
+"""The decision thread between the event loop and the scorer: order, groups, room, failure, end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from fraud_pipelines.features.online import ScoredTransaction
+from serving.lane import BATCH_PIECE, MOST_IN_GROUP, MOST_WAITING, DecisionLane, Result
+from serving.problems import Problem
+from tests.stored_events import payment
+
+
+def made(name: str) -> ScoredTransaction:
+    return payment(name, 0)
+
+
+class Deciding:
+    """Notes each group, and answers its identifiers; waits at a gate while it is shut."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.gate, self.began = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def __call__(self, transactions: Sequence[ScoredTransaction]) -> list[Result]:
+        names = [transaction.transaction_id for transaction in transactions]
+        self.groups.append(names)
+        self.began.set()
+        assert self.gate.wait(10)
+        if "broken" in names:
+            raise RuntimeError("cannot decide")
+        return [name.encode() for name in names]
+
+
+def run(scenario: Callable, deciding: Deciding | None = None) -> Deciding:
+    deciding = deciding or Deciding()
+    lane = DecisionLane(deciding)
+    lane.start()
+    try:
+        asyncio.run(asyncio.wait_for(scenario(lane, deciding), 20))
+    finally:
+        deciding.gate.set()
+        lane.stop(10)
+    return deciding
+
+
+async def behind_a_shut_gate(lane: DecisionLane, deciding: Deciding) -> asyncio.Task:
+    """One payment that is being decided on until the gate opens."""
+    deciding.gate.clear()
+    deciding.began.clear()
+    first = asyncio.create_task(lane.decide(made("first")))
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(deciding.began.wait, 10)
+    return first
+
+
+def test_a_lone_payment_does_not_wait_for_company():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        assert [await lane.decide(made(name)) for name in "abc"] == [b"a", b"b", b"c"]
+
+    assert run(scenario).groups == [["a"], ["b"], ["c"]]
+
+
+def test_what_waits_is_one_group_in_order_with_pieces_of_batches_between():
+    names = [f"t{n}" for n in range(MOST_IN_GROUP + 3)]
+    pieces = [[f"p{n}" for n in range(BATCH_PIECE)], ["q"]]
+
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        batches = [asyncio.create_task(lane.decide_piece([made(n) for n in piece])) for piece in pieces]
+        singles = [asyncio.create_task(lane.decide(made(name))) for name in names]
+        await asyncio.sleep(0)
+        assert lane.waiting == len(names)
+        deciding.gate.set()
+        assert await asyncio.gather(first, *singles) == [name.encode() for name in ["first", *names]]
+        assert await asyncio.gather(*batches) == [[name.encode() for name in piece] for piece in pieces]
+
+    groups = run(scenario).groups
+    # One piece after each group of singles: neither waits for all of the other.
+    assert groups == [["first"], pieces[0], names[:MOST_IN_GROUP], pieces[1], names[MOST_IN_GROUP:]]
+
+
+def test_who_comes_when_too_many_wait_is_told_to_come_back():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        waiting = [asyncio.create_task(lane.decide(made(f"t{n}"))) for n in range(MOST_WAITING)]
+        await asyncio.sleep(0)
+        for one_more in (lane.decide(made("late")), lane.decide_piece([made("late")])):
+            with pytest.raises(Problem) as caught:
+                await one_more
+            assert (caught.value.status, caught.value.code) == (503, "overloaded")
+            assert (b"retry-after", b"1") in caught.value.header_pairs
+        deciding.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert await lane.decide(made("later")) == b"later"
+
+    assert ["late"] not in run(scenario).groups
+
+
+def test_a_failure_is_an_answer_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture):
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        group = [asyncio.create_task(lane.decide(made(name))) for name in ("broken", "beside")]
+        await asyncio.sleep(0)
+        deciding.gate.set()
+        await first
+        assert [(result.status, result.code) for result in await asyncio.gather(*group)] == [
+            (500, "internal_error")
+        ] * 2
+        assert await lane.decide(made("after")) == b"after"
+
+    run(scenario)
+    assert "A group of 2 payments could not be decided" in caplog.text
+
+
+def test_a_caller_that_goes_away_takes_nobody_with_it():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        gone, stays = (asyncio.create_task(lane.decide(made(name))) for name in ("gone", "stays"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        deciding.gate.set()
+        assert await asyncio.gather(first, stays) == [b"first", b"stays"]
+
+    # It is decided all the same: whoever sends it again gets that decision.
+    assert run(scenario).groups == [["first"], ["gone", "stays"]]
+
+
+def test_stop_decides_on_what_waits_and_refuses_what_comes():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        waiting = [asyncio.create_task(lane.decide(made(name))) for name in "ab"]
+        piece = asyncio.create_task(lane.decide_piece([made("c")]))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(asyncio.to_thread(lane.stop, 10))
+        while not lane._is_stopping:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Problem) as caught:
+            await lane.decide(made("late"))
+        assert (caught.value.status, caught.value.message) == (503, "This replica is about to end.")
+        deciding.gate.set()
+        assert await asyncio.gather(first, *waiting, piece) == [b"first", b"a", b"b", [b"c"]]
+        await stopping
+
+    run(scenario)
+
+
+def test_who_comes_in_the_moment_of_the_end_is_answered():
+    """Past the check, but the thread is gone already."""
+
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        lane._is_stopping = True
+        lane._wake.put(True)
+        await asyncio.to_thread(lane._thread.join, 10)
+        lane._is_stopping = False
+        late, piece = (
+            asyncio.create_task(lane.decide(made("late"))),
+            asyncio.create_task(lane.decide_piece([made("p")])),
+        )
+        await asyncio.sleep(0)
+        lane.stop(1)
+        assert (await late).status == 503
+        assert [problem.status for problem in await piece] == [503]
+
+    run(scenario)
+
+
+def test_callers_of_two_event_loops_get_their_answers():
+    deciding = Deciding()
+    lane = DecisionLane(deciding)
+    deciding.gate.clear()
+    found: list[Result] = []
+    callers = [
+        threading.Thread(target=lambda name=name: found.append(asyncio.run(lane.decide(made(name))))) for name in "ab"
+    ]
+    for caller in callers:
+        caller.start()
+    while lane.waiting < 2:
+        pass
+    deciding.gate.set()
+    lane.start()
+    for caller in callers:
+        caller.join(10)
+    lane.stop(10)
+    assert sorted(found) == [b"a", b"b"]
+    assert [sorted(group) for group in deciding.groups] == [["a", "b"]]
+
+
+def test_an_event_loop_that_ended_leaves_the_lane_alive(caplog: pytest.LogCaptureFixture):
+    deciding = Deciding()
+    lane = DecisionLane(deciding)
+
+    async def leave() -> None:
+        asyncio.get_running_loop().create_task(lane.decide(made("left")))
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    lane.start()
+    assert asyncio.run(lane.decide(made("next"))) == b"next"
+    lane.stop(10)
+    assert "before 1 answers could be given" in caplog.text
