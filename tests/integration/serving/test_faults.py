@@ -3,86 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
 from fraud_pipelines.ledger import Ledger, open_ledger
 from fraud_pipelines.models.bento import BuiltBento
-from fraud_pipelines.models.serve import start_service, stop_service
 from fraud_pipelines.settings import Settings
-from tests.installation import free_port
+from tests.killable_service import KillableService, serving
 from tests.payment_senders import Senders, made, promise
 from tests.postgres_server import PostgresServer, postgres_server
 
-READY_SECONDS = 120
 EVER = (datetime(2020, 1, 1), datetime(2100, 1, 1))
-
-
-class KillableService:
-    """`bentoml serve` on a port of its own, to be killed and started again on what it left behind."""
-
-    def __init__(self, settings: Settings, bento: BuiltBento, log: Path) -> None:
-        self.settings, self._bento, self.log = settings, bento, log
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._process = start_service(self.settings, self._bento, host="127.0.0.1", port=self.port, output=output)
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                if httpx.get(f"{self.url}/livez", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert self._process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-5000:]
-            time.sleep(0.05)
-
-    def workers(self) -> list[psutil.Process]:
-        assert self._process is not None
-        return psutil.Process(self._process.pid).children()
-
-    def kill_a_worker(self) -> None:
-        self.workers()[0].kill()
-
-    def kill(self) -> None:
-        assert self._process is not None
-        family = [psutil.Process(self._process.pid), *self.workers()]
-        for member in family:
-            os.kill(member.pid, signal.SIGKILL)
-        self._process.wait()
-        psutil.wait_procs(family, timeout=10)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            stop_service(self._process)
-
-
-@contextmanager
-def serving(settings: Settings, bento: BuiltBento, log: Path) -> Iterator[KillableService]:
-    service = KillableService(settings, bento, log)
-    try:
-        service.start()
-        yield service
-    finally:
-        service.stop()
 
 
 def until_answered(client: httpx.Client, path: str, body: Any) -> dict[str, Any]:
@@ -171,7 +111,8 @@ def on_postgres(
             "decision_log_bytes": 2**20,
         }
     )
-    with serving(settings, built, home / "log") as service:
+    service = KillableService(settings, built, home / "log")
+    with serving(service):
         senders = Senders(service.url)
         story = Story(senders, open_ledger(settings.ledger_url), settings.online_store_url, settings)
         senders.start()
@@ -218,7 +159,8 @@ def on_sqlite(service_settings: Settings, built: BuiltBento, tmp_path_factory: p
             "online_store_url": f"sqlite:///{home / 'online.sqlite'}",
         }
     )
-    with serving(settings, built, home / "log") as service:
+    service = KillableService(settings, built, home / "log")
+    with serving(service):
         senders = Senders(service.url)
         story = Story(senders, open_ledger(settings.ledger_url), settings.online_store_url, settings)
         senders.start()
