@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -83,7 +82,7 @@ class Endpoints:
         started = time.perf_counter()
         path, argument = scope["path"], ""
         if path.startswith("/decisions/"):
-            path, argument = "/decisions/", unquote(path[11:])
+            path, argument = "/decisions/", path[11:]
         route = self._routes.get(path)
         status, headers = 200, _HEADERS
         try:
@@ -109,15 +108,15 @@ class Endpoints:
             _count_refusal(scope["path"], problem)
         except (JournalFull, JournalUnavailable) as error:
             logger.warning("Journal: %s", error)
-            problem = Problem.common(503)
-            status, content = 503, problem.content
-            _count_refusal(scope["path"], problem)
+            not_durable = Problem.common(503)
+            status, content = 503, not_durable.content
+            _count_refusal(scope["path"], not_durable)
         except Exception:
             # Nothing of the request goes to the log but its path: a body may hold a card number.
             logger.exception("%s failed", scope["path"] if route else "A page")
-            problem = Problem.common(500)
-            status, content = 500, problem.content
-            _count_refusal(scope["path"], problem)
+            failed = Problem.common(500)
+            status, content = 500, failed.content
+            _count_refusal(scope["path"], failed)
         await send(
             {
                 "type": "http.response.start",
