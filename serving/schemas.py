@@ -116,7 +116,14 @@ class Transaction(BaseModel):
     amount: Annotated[
         Decimal,
         BeforeValidator(_read_amount),
-        WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DECIMAL.pattern}]}),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "number", "minimum": 0, "maximum": limits.LARGEST_AMOUNT_MINOR / 10**MINOR_DIGITS},
+                    {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"},
+                ]
+            }
+        ),
     ] = Field(
         description="Amount in units of the currency, a number or a decimal string; rounded to minor units, half up; "
         f"at most {limits.LARGEST_AMOUNT_MINOR} minor units.",
@@ -126,6 +133,7 @@ class Transaction(BaseModel):
         pattern=r"^[A-Z]{3}$",
         description="ISO 4217 code in capitals, of a currency with two decimals.",
         examples=["EUR"],
+        json_schema_extra={"enum": [code for code, digits in EXPONENTS.items() if digits == MINOR_DIGITS]},
     )
     customer_id: Text | None = Field(None, description="Owner of the card; never a feature.", examples=["c-0007"])
     category: Text | None = Field(None, description="Merchant category code or name.", examples=["grocery"])

@@ -97,8 +97,14 @@ class EntityState:
         attributes: Sequence[str | None],
         latitude: float | None = None,
         longitude: float | None = None,
+        *,
+        asked_from_us: int | None = None,
     ) -> bool:
-        """Add a transaction in its place; False when it is there already."""
+        """Add a transaction in its place; False when it is there already.
+
+        Args:
+            asked_from_us: earliest moment whose history will be asked for next: it is not forgotten to make room.
+        """
         row = self.size
         if row and time_us <= self.time_us[row - 1]:
             first = bisect_left(self.time_us, time_us, 0, row)
@@ -109,7 +115,8 @@ class EntityState:
         elif time_us <= self.known_since_us:
             return False  # before what is held; whoever needs it reads further back
         if self.size == len(self.time_us):
-            row -= self._make_room()
+            earliest_us = time_us if asked_from_us is None else min(time_us, asked_from_us)
+            row -= self._make_room(earliest_us)
         self._open(row)
         self.ids.insert(row, transaction_id)
         self.time_us[row] = time_us
@@ -166,9 +173,9 @@ class EntityState:
         for array in (self.time_us, self.amount_minor, self.first_label_us, *self.codes, *self._places()):
             array[row + 1 : self.size + 1] = array[row : self.size].copy()
 
-    def _make_room(self) -> int:
-        """Forget what no window can reach any more, else double the space; how many rows went."""
-        horizon_us = int(self.time_us[self.size - 1]) - self.keep_us
+    def _make_room(self, earliest_us: int) -> int:
+        """Forget what no window from `earliest_us` on can reach, else double the space; how many rows went."""
+        horizon_us = min(int(self.time_us[self.size - 1]), earliest_us) - self.keep_us
         gone = bisect_right(self.time_us, horizon_us, 0, self.size)
         if gone < self.size // 4:
             gone = 0

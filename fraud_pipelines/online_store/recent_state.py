@@ -95,8 +95,10 @@ class RecentState:
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
         cards = [held_cards[transaction.card_id] for transaction in transactions]
         merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
+        # The features of all of them come next, and one may be far older than another of its card.
+        asked_from_us = min((transaction.event_time_us for transaction in transactions), default=None)
         for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
-            add_transaction(transaction, card, merchant)
+            add_transaction(transaction, card, merchant, asked_from_us=asked_from_us)
         self._rows += 2 * len(transactions)
         return cards, merchants
 
