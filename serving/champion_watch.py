@@ -37,7 +37,8 @@ logger = logging.getLogger("bentoml.fraud_scorer")
 class Role:
     """What the ledger can name a model to be.
 
-    `row` is the type of the rows that do, `number` the name of their number, and `command` writes one. `outlasts` tells
+    `row` is the type of the rows that do, `number` the name of their number, and `remedy` the command
+    that puts a missing bundle into the ledger. `outlasts` tells
     whether a model keeps the role while the next one cannot be used.
     """
 
@@ -45,14 +46,26 @@ class Role:
     row: type[Row]
     number: str
     named: Callable[[Ledger], Row | None]
-    command: str
+    remedy: str
     outlasts: bool
 
 
-CHAMPION = Role("champion", CurrentChampion, "promotion_id", lambda ledger: ledger.champion(), "fraud promote", True)
+CHAMPION = Role(
+    "champion",
+    CurrentChampion,
+    "promotion_id",
+    lambda ledger: ledger.champion(),
+    "fraud promote {version} --reason 'WHY'",
+    True,
+)
 # What the ledger no longer names must decide on no card, and be compared with nothing.
 CHALLENGER = Role(
-    "challenger", CurrentChallenger, "challenge_id", lambda ledger: ledger.challenger(), "fraud challenge", False
+    "challenger",
+    CurrentChallenger,
+    "challenge_id",
+    lambda ledger: ledger.challenger(),
+    "fraud challenge {version} --reason 'WHY'",
+    False,
 )
 
 
@@ -261,7 +274,7 @@ class ChampionWatch:
         if digest is None or content is None:
             problem = (
                 f"The ledger names version {row.model_version} {self._role.name} and holds no bundle of it. Put it "
-                f"there: {self._role.command} {row.model_version} --reason 'WHY'"
+                f"there: {self._role.remedy.format(version=row.model_version)}"
             )
             return Loaded(None, BUNDLE_CORRUPT, problem)
         origin = f"ledger bundle of version {row.model_version}"

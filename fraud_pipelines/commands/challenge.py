@@ -3,7 +3,7 @@
 import json
 import sys
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,19 +11,7 @@ from fraud_pipelines.commands.models import FirstDay, LastDay
 from fraud_pipelines.settings import load_settings
 from fraud_pipelines.terminal import person
 
-if TYPE_CHECKING:
-    from fraud_pipelines.models.shadow import SideBySide
-
 app = typer.Typer()
-
-_MONEY_WORDS = {
-    "fraud_blocked": "fraud amount stopped by BLOCK",
-    "fraud_reviewed": "fraud amount sent to REVIEW",
-    "fraud_missed": "fraud amount missed",
-    "genuine_blocked": "genuine amount blocked",
-    "genuine_reviewed": "genuine amount sent to REVIEW",
-    "cost": "cost",
-}
 
 
 @app.command(
@@ -76,6 +64,7 @@ def shadow(
     from fraud_pipelines.ledger import open_ledger
     from fraud_pipelines.models.registry import open_registry
     from fraud_pipelines.models.shadow import side_by_side
+    from fraud_pipelines.models.shadow_view import show
     from fraud_pipelines.terminal import working
     from fraud_pipelines.warehouse import open_warehouse
 
@@ -94,52 +83,3 @@ def shadow(
         sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
     else:
         show(found)
-
-
-def show(found: "SideBySide") -> None:
-    """Print a comparison."""
-    from fraud_pipelines.models.policy import DECISIONS
-    from fraud_pipelines.terminal import heading, output, table
-
-    champions = ", ".join(found.champions)
-    last_day = found.until - timedelta(days=1)
-    heading(f"Challenger {found.version} beside champion {champions}, {found.since:%Y-%m-%d} to {last_day:%Y-%m-%d}")
-    output.print(f"{found.rows:,} payments scored by both; on {found.canary_rows:,} the challenger decided\n")
-    table(
-        f"{found.flipped:,} payments are decided differently",
-        ["champion \\ challenger", *DECISIONS, "all"],
-        [
-            [word, *(f"{count:,}" for count in row), f"{sum(row):,}"]
-            for word, row in zip(DECISIONS, found.counts.tolist(), strict=True)
-        ]
-        + [["all", *(f"{count:,}" for count in found.counts.sum(axis=0).tolist()), f"{found.rows:,}"]],
-    )
-    both = (found.champion_money, found.challenger_money)
-    table(
-        f"\nMoney, in units of the currency, on {found.labelled:,} labelled payments, {both[0].frauds:,} of them "
-        f"frauds, labels as of {found.as_of:%Y-%m-%d %H:%M} ({found.immature:,} too young, {found.unlabelled:,} without label)",
-        ["", "champion", "challenger"],
-        [[words, *(f"{getattr(money, name):,.2f}" for money in both)] for name, words in _MONEY_WORDS.items()],
-    )
-    output.print(f"\n{_in_words(found)}")
-
-
-def _in_words(found: "SideBySide") -> str:
-    from fraud_pipelines import limits
-
-    gain = found.gain
-    if gain.value is None:
-        return "Average precision: undefined, no labelled payment is a fraud."
-    words = (
-        f"Average precision: challenger {found.challenger_average_precision:.4f}, champion "
-        f"{found.champion_average_precision:.4f}, {gain.value:+.2%}"
-    )
-    if gain.interval is None or gain.p_value is None:
-        return (
-            f"{words}; whether that is chance cannot be told: frauds lie on {gain.days} days, at least "
-            f"{limits.FEWEST_BOOTSTRAP_DAYS} are needed."
-        )
-    return (
-        f"{words} ({gain.interval.lower:+.2%} to {gain.interval.upper:+.2%} at {limits.INTERVAL_CONFIDENCE:.0%} "
-        f"confidence), one-sided p {gain.p_value:.4f} by {gain.days} days."
-    )

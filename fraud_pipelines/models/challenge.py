@@ -47,7 +47,9 @@ def challenge(
     if champion is None:
         raise NoChampion("There is no champion to compare a challenger with. Run: fraud train")
     if champion == str(version):
-        raise PromotionRefused(f"Version {version} is champion already. Name another: fraud challenge VERSION")
+        raise PromotionRefused(
+            f"Version {version} is champion already. Name another: fraud challenge VERSION --reason 'WHY'"
+        )
     bundle, present = registry.load(str(version)), registry.load(champion)
     if bundle.spec_hash != present.spec_hash:
         raise PromotionRefused(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fraud_pipelines.commands.challenge import app, show
+from fraud_pipelines.commands.challenge import app
 from fraud_pipelines.errors import ContractBroken, EmptySample, NoChampion, PromotionRefused, UnknownVersion
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Ledger, Promotion, ShadowDecision, open_ledger
@@ -22,6 +22,7 @@ from fraud_pipelines.models.intervals import RankedDays, average_precision_gain,
 from fraud_pipelines.models.metrics import average_precision
 from fraud_pipelines.models.policy import CostMatrix
 from fraud_pipelines.models.shadow import side_by_side
+from fraud_pipelines.models.shadow_view import show
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
 from tests.builders import fill_warehouse, label, payment
 from tests.served_models import POLICY_BASIS, constant_bundle

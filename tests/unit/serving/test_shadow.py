@@ -24,7 +24,7 @@ from fraud_pipelines.online_store import OnlineStore, open_online_store
 from fraud_pipelines.reasons import BUNDLE_CORRUPT, MODEL_EXPIRED
 from serving import shadow as shadow_module
 from serving.challenge import NOBODY, Challenge, canary_place
-from serving.champion import Champion, Loaded, ready_to_decide
+from serving.champion import Loaded, ready_to_decide
 from serving.champion_watch import CHALLENGER, ChampionWatch
 from serving.delivery import Delivery, FeatureNames
 from serving.journal import Journal
@@ -56,6 +56,11 @@ def with_model(loaded: Loaded, model: AdditiveModel, **changes: object) -> Loade
 class Raising(AdditiveModel):
     def scores(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         raise RuntimeError("the challenger is broken")
+
+
+class Unexplained(AdditiveModel):
+    def contributions(self, features: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no reasons")
 
 
 class Stuck(AdditiveModel):
@@ -189,6 +194,14 @@ def test_a_challenger_that_fails_changes_no_answer(world, kind, canary_percent):
     assert {answer["fallback"] for answer in answers} == {None}
     assert world.compared() == []
     assert world.counted == {"failed": 40}
+
+
+def test_a_challenger_that_scores_but_has_no_reasons_decides_on_nothing(world):
+    world.challenger = with_model(RIVAL, of_class(Unexplained, UNDECIDED.model), canary_percent=100.0)
+    assert [(a["decision"], a["model"]["version"]) for a in world.decide(*some(4))] == [
+        ("APPROVE", "7"), ("BLOCK", "7"), ("APPROVE", "7"), ("BLOCK", "7"),
+    ]  # fmt: skip
+    assert [row.is_canary for row in world.compared()] == [False] * 4
 
 
 def test_a_challenger_that_hangs_holds_up_nothing_and_what_it_misses_is_counted(world, monkeypatch):
