@@ -10,20 +10,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import httpx
+import jsonschema
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.ledger import Challenge, open_ledger
 from fraud_pipelines.models.bento import BuiltBento
 from fraud_pipelines.models.serve import running_service, start_service, stop_service
+from fraud_pipelines.online_store import open_online_store
+from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.raw.tokens import tokenize_card
 from fraud_pipelines.settings import Settings
+from serving import schemas
+from serving.schemas import ProblemAnswer
 from tests.integration.serving.conftest import TOKEN_KEY, Service
 from tests.served_models import CARD_NUMBER, constant_bundle, payment
+from tests.stored_events import tables_of
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +87,13 @@ def test_the_model_endpoint_names_what_decides(service: Service, built: BuiltBen
 def test_probes_and_metrics_answer(service: Service, built: BuiltBento):
     service.score(payment(transaction_id="http-4"))
     service.score({})
-    assert service.client.get("/livez").status_code == 200
-    assert service.client.get("/readyz").status_code == 200
+    for path in ("/livez", "/readyz", "/health"):
+        assert service.client.get(path).status_code == 200
     metrics = service.client.get("/metrics").text
     assert 'fraud_score_requests_total{decision="APPROVE",model="7",status="200"}' in metrics
     assert 'fraud_score_requests_total{decision="none",model="none",status="422"}' in metrics
     assert f'digest="{built.bundle_digest}"' in metrics
-    for stage in ("features", "model", "record", "total"):
+    for stage in ("state", "features", "model", "record", "total"):
         assert f'fraud_score_latency_seconds_bucket{{le="0.002",stage="{stage}"}}' in metrics
 
 
@@ -158,6 +169,10 @@ def test_what_cannot_be_meant_is_answered_with_the_field(service: Service, body,
         (json.dumps(payment()).encode()[:-1], {"content-type": "application/json"}, 400, "malformed_json"),
         (b"[" * 30_000, {"content-type": "application/json"}, 400, "malformed_json"),
         (b" " * 100_000, {"content-type": "application/json"}, 413, "body_too_large"),
+        (b'{"amount": NaN}', {"content-type": "application/json"}, 400, "malformed_json"),
+        (b'{"\\ud800": 1}', {"content-type": "application/json"}, 400, "malformed_json"),
+        (b'{"amount": 1, "amount": 2}', {"content-type": "application/json"}, 400, "duplicate_key"),
+        (b"{}", {"content-type": "application/json", "content-encoding": "gzip"}, 415, "media_type_not_supported"),
         (b"a=b", {"content-type": "application/x-www-form-urlencoded"}, 415, "media_type_not_supported"),
     ],
 )
@@ -166,31 +181,156 @@ def test_what_is_not_json_is_refused(service: Service, content, headers, status,
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-0.01"])
+@pytest.mark.parametrize("value", ["1e999", "-0.01", "9" * 400])
 def test_numbers_that_are_none_are_refused(service: Service, value):
     body = json.dumps(payment(amount=0)).replace('"amount": 0', f'"amount": {value}')
     response = service.client.post("/score", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["field"]) == (422, "amount")
 
 
-def test_unknown_paths_and_methods_have_the_error_shape(service: Service):
-    assert service.client.get("/nothing").json()["error"]["code"] == "not_found"
-    assert service.client.get("/score").json()["error"]["code"] == "method_not_allowed"
+def test_every_refusal_has_one_shape_and_heads_have_no_body(service: Service):
+    for method, path, status, code in (
+        ("GET", "/nothing", 404, "not_found"),
+        ("POST", "/score/", 404, "not_found"),
+        ("GET", "/score", 405, "method_not_allowed"),
+        ("DELETE", "/decisions/t-1", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("GET", "/decisions/no-such", 404, "transaction_unknown"),
+        ("GET", "/decisions/", 404, "transaction_unknown"),
+        ("GET", "/decisions/a%00b", 404, "transaction_unknown"),
+    ):
+        answer = service.client.request(method, path)
+        ProblemAnswer.model_validate(answer.json(), extra="forbid")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), path
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert service.client.get("/score").headers["allow"] == "POST"
+    for path in ("/health", "/model", "/readyz", "/docs.json"):
+        head, whole = service.client.head(path), service.client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert abs(int(head.headers["content-length"]) - len(whole.content)) < 20
+    assert service.client.head("/decisions/no-such").status_code == 404
 
 
-def test_the_openapi_document_shows_the_transaction_itself(service: Service):
+def checked(service: Service, method: str, path: str, body: object = None, *, of: str | None = None) -> dict[str, Any]:
+    """The good answer of an endpoint, which is as its model and the OpenAPI document say."""
+    response = service.client.request(method, path, json=body)
+    assert response.status_code == 200, response.text
     document = service.client.get("/docs.json").json()
-    schema = document["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(payment()) <= set(schema["required"])
-    assert schema["additionalProperties"] is False
-    assert schema["properties"]["amount"]["examples"] == ["12.34"]
-    responses = document["paths"]["/score"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "409", "413", "415", "422", "500", "503", "504"}
-    referred = responses["422"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-    shape = document["components"]["schemas"][referred]["properties"]["error"]
-    error = service.score({}).json()["error"]
-    assert set(shape["required"]) <= set(error) <= set(shape["properties"])
-    assert "/model" in document["paths"]
+    described = document["paths"][of or path][method.lower()]
+    if body is not None:
+        taken = described["requestBody"]["content"]["application/json"]["schema"]
+        jsonschema.validate(body, {**taken, "components": document["components"]})
+    given = described["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(response.json(), {**given, "components": document["components"]})
+    getattr(schemas, given["$ref"].rsplit("/", 1)[1]).model_validate(response.json())
+    return response.json()
+
+
+def test_every_endpoint_answers_as_it_is_described(service: Service, built: BuiltBento):
+    moment = "2025-04-01T12:00:00Z"
+    large = checked(service, "POST", "/score", payment(transaction_id="all/1 ü", amount=900, event_time=moment))
+    assert large["decision"] == "BLOCK"
+    again = checked(service, "POST", "/score_by_id", {"transaction_id": "all/1 ü"})
+    assert {**again, "processing_time_ms": 0} == {**large, "processing_time_ms": 0}
+    rows = [
+        payment(transaction_id="all-2", event_time="2025-04-01T12:05:00Z"),
+        payment(transaction_id="all-3", event_time="2025-04-01T12:01:00Z"),
+        payment(transaction_id="all/1 ü", amount=900, event_time=moment),
+    ]
+    batch = checked(service, "POST", "/score_batch", {"transactions": rows})
+    assert (batch["decided"], batch["refused"]) == (3, 0)
+    said = checked(
+        service, "POST", "/feedback", {"transaction_id": "all/1 ü", "verdict": "PENDING", "note": CARD_NUMBER}
+    )
+    explained = checked(service, "POST", "/explain", {"transaction_id": "all/1 ü"})
+    assert explained["decision"] == "BLOCK"
+    pushes = [reason["contribution"] for reason in explained["reasons"]]
+    assert explained["base_value"] + sum(pushes) == pytest.approx(explained["log_odds"], abs=1e-4)
+    assert explained["counterfactual"]["decision"] == "APPROVE"
+    path = "/decisions/all%2F1%20%C3%BC"
+    soon(lambda: service.client.get(path).json()["feedback"])
+    record = checked(service, "GET", path, of="/decisions/{transaction_id}")
+    assert record["answer"] == {k: v for k, v in large.items() if k != "processing_time_ms"}
+    assert record["request"]["card_id"] == tokenize_card(CARD_NUMBER, TOKEN_KEY.encode())
+    assert [f["feedback_id"] for f in record["feedback"]] == [said["feedback_id"]]
+    assert CARD_NUMBER not in record["feedback"][0]["note"]
+    names = checked(service, "GET", "/model")["model"]["features"]
+    features = [service.client.get(f"/decisions/all-{n}").json()["features"] for n in (2, 3)]
+    # By their time, not by their place in the batch.
+    assert [vector[names.index("card_count_24h")] for vector in features] == [2, 1]
+    assert checked(service, "GET", "/readyz") == {"status": "ready"}
+    assert checked(service, "GET", "/health")["model"]["model_version"] == "7"
+    described = set(service.client.get("/docs.json").json()["paths"])
+    assert described == {
+        *("/score", "/score_batch", "/score_by_id", "/explain", "/feedback", "/decisions/{transaction_id}"),
+        *("/model", "/health", "/readyz", "/livez", "/metrics"),
+    }
+
+
+def test_an_identifier_is_unquoted_once(service: Service):
+    for id_ in ("100%41", "a+b", "a/b"):
+        service.score(payment(transaction_id=id_))
+        found = service.client.get("/decisions/" + quote(id_, safe=""))
+        assert found.json()["answer"]["transaction_id"] == id_
+
+
+def test_a_batch_answers_each_row_for_itself(service: Service):
+    rows = [
+        payment(transaction_id="row-0"),
+        payment(transaction_id="row-1", amount="a lot"),
+        payment(transaction_id="row-0", amount="99"),
+        payment(transaction_id="row-0"),
+        7,
+    ]
+    answer = checked_batch = service.client.post("/score_batch", json={"transactions": rows}).json()
+    schemas.BatchAnswer.model_validate(checked_batch)
+    zero, one, two, three, four = answer["results"]
+    assert (answer["decided"], answer["refused"]) == (2, 3)
+    assert zero["transaction_id"] == "row-0"
+    assert three == zero
+    assert [(row["index"], row["error"]["code"]) for row in (one, two, four)] == [
+        (1, "invalid_transaction"), (2, "transaction_id_reused"), (4, "invalid_transaction")
+    ]  # fmt: skip
+    assert one["error"]["field"] == "amount"
+    for body, status in (({"transactions": []}, 422), ({"transactions": [0] * 10_001}, 413), ({}, 422)):
+        assert service.client.post("/score_batch", json=body).status_code == status
+
+
+def test_a_payment_of_the_warehouse_is_decided_by_its_identifier(service: Service, service_settings: Settings):
+    token = tokenize_card(CARD_NUMBER, TOKEN_KEY.encode())
+    at = datetime(2025, 5, 1, 12)
+    before, now = (
+        ScoredTransaction(f"pushed-{n}", to_us(at) + n * 60_000_000, token, "m-pushed", 90_000, "EUR") for n in (1, 2)
+    )
+    store = open_online_store(service_settings.online_store_url)
+    store.rebuild(*tables_of([before, now], []), datetime(2025, 5, 2))
+    store.close()
+    answer = checked(service, "POST", "/score_by_id", {"transaction_id": "pushed-2"})
+    assert (answer["decision"], answer["state_as_of"]) == ("BLOCK", "2025-05-02T00:00:00Z")
+    names = service.client.get("/model").json()["model"]["features"]
+    served = service.client.get("/decisions/pushed-2").json()["features"]
+    assert served[names.index("merchant_count_1d")] == 1
+    unknown = service.client.post("/score_by_id", json={"transaction_id": "nobody's"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "transaction_unknown")
+
+
+def test_feedback_is_a_label_for_the_next_payment_at_the_merchant_and_counts_once(service: Service):
+    # Labels are known when they are given, so the payment that has seen this one is later than today.
+    later = f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    service.score(payment(transaction_id="said-1", merchant_id="m-said", event_time="2025-05-01T00:00:00Z"))
+    body = {"transaction_id": "said-1", "verdict": "CONFIRMED_FRAUD", "feedback_id": "f-1"}
+    receipts = [service.client.post("/feedback", json=body).json() for _ in range(3)]
+    assert receipts[0] == receipts[1] == receipts[2]
+    changed = service.client.post("/feedback", json=body | {"verdict": "FALSE_POSITIVE"})
+    assert (changed.status_code, changed.json()["error"]["code"]) == (409, "feedback_id_reused")
+    service.score(payment(transaction_id="said-2", merchant_id="m-said", event_time=later))
+    names = service.client.get("/model").json()["model"]["features"]
+    served = dict(zip(names, service.client.get("/decisions/said-2").json()["features"], strict=True))
+    assert served["merchant_fraud_count_7d"] == 1
+    for unknown, status in (("nobody's", 404), ("said-1", 200)):
+        body = {"transaction_id": unknown, "verdict": "PENDING"}
+        assert service.client.post("/feedback", json=body).status_code == status
 
 
 def test_no_card_number_reaches_response_log_ledger_or_store(service: Service, service_settings: Settings):
@@ -211,6 +351,7 @@ def test_no_card_number_reaches_response_log_ledger_or_store(service: Service, s
     assert not [response for response in responses if CARD_NUMBER in response.text or grouped in response.text]
     token = tokenize_card(CARD_NUMBER, TOKEN_KEY.encode())
     ledger = open_ledger(service_settings.ledger_url)
+    soon(lambda: all(ledger.decision(name) for name in ("pan-1", "pan-2")))
     assert {ledger.decision(name).card_id for name in ("pan-1", "pan-2")} == {token}
     written = [file for file in service_settings.home.rglob("*") if file.is_file()]
     assert service.log in written
@@ -278,7 +419,7 @@ def test_fraud_serve_takes_its_service_with_it(service_settings: Settings, built
             process.wait()
 
 
-def test_without_the_ledger_the_service_says_so_and_recovers(
+def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
     service_settings: Settings, built: BuiltBento, tmp_path: Path
 ):
     home = tmp_path / "home"
@@ -292,22 +433,108 @@ def test_without_the_ledger_the_service_says_so_and_recovers(
             "online_store_url": f"sqlite:///{home / 'online.sqlite'}",
         }
     )
-    with (home / "log").open("wb") as output:
-        process = start_service(settings, built, host="127.0.0.1", port=(port := free_port()), output=output)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url, path="/livez")
-        probe = httpx.get(f"{url}/readyz", timeout=30)
-        assert (probe.status_code, probe.json()["error"]["code"]) == (503, "not_ready")
-        refused = httpx.post(f"{url}/score", json=payment(), timeout=30)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "ledger_unavailable")
-        with sqlite3.connect(home / "online.sqlite") as connection:
-            assert connection.execute("select count(*) from transactions").fetchone() == (0,)
+    with running_service(settings, bento=built, log=home / "log") as url, httpx.Client(base_url=url) as client:
+        first = client.post("/score", json=payment(), timeout=30).json()
+        assert first["decision"] == "APPROVE"
+        health = client.get("/health", timeout=30).json()
+        assert (health["status"], health["can_decide"]) == ("degraded", True)
+        assert health["ledger"] == {"ok": False, "problem": "LedgerUnavailable"}
+        assert health["decision_log"]["pending_records"] == 1
+        assert client.get("/readyz").status_code == 200
+        known = client.get("/decisions/t-1", timeout=30).json()
+        assert (known["answer"]["decision"], known["feedback"]) == ("APPROVE", None)
+        unknown = client.get("/decisions/t-2", timeout=30)
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "ledger_unavailable")
         folder.unlink()
-        assert httpx.post(f"{url}/score", json=payment(), timeout=30).json()["decision"] == "APPROVE"
-        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
-    finally:
-        stop_service(process)
+        soon(lambda: client.get("/health").json()["status"] == "ok")
+        again = client.post("/score", json=payment()).json()
+        assert {**again, "processing_time_ms": 0} == {**first, "processing_time_ms": 0}
+        ledger = open_ledger(settings.ledger_url)
+        soon(lambda: ledger.decision("t-1"))
+        # Whatever happens to the ledger's file while the service runs.
+        with sqlite3.connect(folder / "ledger.sqlite") as connection:
+            connection.execute("alter table decisions rename to hidden")
+        assert client.post("/score", json=payment(transaction_id="t-3")).status_code == 200
+        soon(lambda: client.get("/health").json()["decision_log"]["pending_records"] == 1)
+        assert client.get("/health").json()["status"] == "degraded"
+        with sqlite3.connect(folder / "ledger.sqlite") as connection:
+            connection.execute("alter table hidden rename to decisions")
+        soon(lambda: ledger.decision("t-3"))
+        assert client.get("/health").json()["decision_log"]["dead_letters"] == 0
+
+
+OF_THE_SERVICE = {
+    *("fraud_score_requests_total", "fraud_score_latency_seconds", "fraud_score_value", "fraud_decision_amount_sum"),
+    *("fraud_fallback_total", "fraud_feature_age_seconds", "fraud_feature_missing_total", "fraud_model_info"),
+    *("fraud_state_behind_total", "fraud_state_conflicts_total", "fraud_decision_log_pending_records"),
+    *("fraud_decision_log_pending_bytes", "fraud_decision_log_oldest_seconds", "fraud_decision_log_dead_letters_total"),
+    *("fraud_feedback_total", "fraud_requests_refused_total"),
+}
+
+
+def test_two_workers_share_their_numbers_and_their_answers(
+    service_settings: Settings, built: BuiltBento, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FRAUD_SERVING_WORKERS", "2")
+    monkeypatch.setenv("FRAUD_FEATURES_MAX_AGE_HOURS", "24")
+    home = tmp_path / "home"
+    urls = {"ledger_url": f"sqlite:///{home / 'ledger.sqlite'}", "online_store_url": f"sqlite:///{home / 'o.sqlite'}"}
+    store = open_online_store(urls["online_store_url"])
+    store.rebuild(*tables_of([], []), datetime(2025, 3, 1))
+    store.close()
+    settings = service_settings.model_copy(update={"home": home} | urls)
+    with running_service(settings, bento=built, log=home / "log") as url, ThreadPoolExecutor(8) as pool:
+
+        def score(number: int) -> dict[str, Any]:
+            # Half of the transactions twice, each over a connection of its own: either worker may get it.
+            body = payment(transaction_id=f"t-{number % 40}", amount=[10, 900][number % 2])
+            return httpx.post(f"{url}/score", json=body, timeout=30).json()
+
+        answers = list(pool.map(score, range(60)))
+        assert len({(a["transaction_id"], a["decided_at"]) for a in answers}) == 40
+        httpx.post(f"{url}/score", json=payment(transaction_id="old", event_time="2025-03-02T00:00:01Z"), timeout=30)
+        httpx.post(f"{url}/score", json={}, timeout=30)
+        httpx.post(f"{url}/feedback", json={"transaction_id": "t-1", "verdict": "PENDING"}, timeout=30)
+        soon(lambda: "fraud_feature_missing_total{" in httpx.get(f"{url}/metrics").text)
+        soon(lambda: numbers(url)['fraud_feature_missing_total{feature="is_online"}'] == 41)
+        found = numbers(url)
+    for name in OF_THE_SERVICE:
+        assert [sample for sample in found if sample.startswith(name)], name
+
+    def of(name: str) -> float:
+        return found[name]
+
+    assert of('fraud_score_requests_total{decision="APPROVE",model="7",status="200"}') == 30
+    assert of('fraud_score_requests_total{decision="BLOCK",model="7",status="200"}') == 30
+    assert of('fraud_score_requests_total{decision="REVIEW",model="none",status="200"}') == 1
+    assert of('fraud_requests_refused_total{code="invalid_transaction",status="422"}') == 1
+    # Each decision once, however often it was asked for.
+    assert of('fraud_decision_amount_sum{currency="EUR",decision="APPROVE"}') == 20 * 10
+    assert of('fraud_decision_amount_sum{currency="EUR",decision="BLOCK"}') == 20 * 900
+    assert of("fraud_score_value_count") == 40
+    assert of('fraud_fallback_total{cause="features_too_old"}') == 1
+    assert of("fraud_feature_age_seconds") == 86_401
+    assert of('fraud_feedback_total{verdict="PENDING"}') == 1
+    assert of(f'fraud_model_info{{digest="{built.bundle_digest}",version="7"}}') == 1
+    assert of('fraud_score_latency_seconds_count{stage="total"}') == 61
+
+
+def numbers(url: str) -> dict[str, float]:
+    """Every sample of /metrics, with its labels in the order of their names."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=30).text)
+    found = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+        found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def soon(is_so: Callable[[], object]) -> None:
+    """Wait until something holds that must hold in a moment."""
+    until = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -319,8 +546,6 @@ def free_port() -> int:
 
 
 def wait_until_ready(url: str, *, path: str = "/readyz") -> None:
-    import time
-
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
