@@ -87,10 +87,17 @@ _REFUSED = {
     "field": "currency",
     "next": "See the schema and example of /score in /docs.json.",
 }
+_REUSED = {
+    "code": "transaction_id_reused",
+    "message": "This transaction_id was decided for another transaction: its time, card, merchant, amount or currency "
+    "differ.",
+    "field": "transaction_id",
+    "next": "Send a new transaction_id, or exactly the same transaction to get its decision.",
+}
 
 EXAMPLES: dict[type[BaseModel], Any] = {
     Transaction: _PAYMENT,
-    BatchRequest: {"transactions": [_PAYMENT, _PAYMENT | {"transaction_id": "t-000002", "currency": "XXX"}]},
+    BatchRequest: {"transactions": [_PAYMENT, _PAYMENT | {"amount": "99.00"}]},
     ById: {"transaction_id": _ID},
     FeedbackRequest: {
         "transaction_id": _ID,
@@ -100,7 +107,7 @@ EXAMPLES: dict[type[BaseModel], Any] = {
     },
     Answer: _DECIDED | {"processing_time_ms": 3.1},
     BatchAnswer: {
-        "results": [_DECIDED | {"processing_time_ms": 4.2}, {"index": 1, "error": _REFUSED}],
+        "results": [_DECIDED | {"processing_time_ms": 4.2}, {"index": 1, "error": _REUSED}],
         "decided": 1,
         "refused": 1,
     },
@@ -220,13 +227,7 @@ REFUSALS: dict[int, Any] = {
         "field": "transaction_id",
         "next": "Check the identifier, or send the whole payment to /score.",
     },
-    409: {
-        "code": "transaction_id_reused",
-        "message": "This transaction_id was decided for another transaction: its time, card, merchant, amount or "
-        "currency differ.",
-        "field": "transaction_id",
-        "next": "Send a new transaction_id, or exactly the same transaction to get its decision.",
-    },
+    409: _REUSED,
     422: _REFUSED,
     429: {
         "code": "rate_limited",

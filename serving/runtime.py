@@ -155,19 +155,23 @@ class Runtime:
             ) from None
 
     def stored_transaction(self, transaction_id: str) -> ScoredTransaction | None:
-        """A transaction of the online store.
+        """A transaction of the online store or, once that let go of it, of its decision.
 
         Raises:
-            Problem: 503 when the store cannot be asked.
+            Problem: 503 when the store, or the ledger behind it, cannot be asked.
         """
         try:
-            return self.scorer.online_store().transaction(transaction_id)
+            found = self.scorer.online_store().transaction(transaction_id)
         except FraudPipelinesError as error:
             logger.warning("Online store: %s", error)
             raise Problem(
                 *(503, "online_store_unavailable", "The stored transaction cannot be read now."),
                 next_step="Send it again shortly, or send the whole transaction to /score.",
             ) from None
+        if found is None:
+            decided = self.find(transaction_id)
+            return decided.transaction if decided else None
+        return found
 
     def feedback_on(self, transaction_id: str) -> list[Feedback] | None:
         """What analysts said of a transaction; None while the ledger is away."""
