@@ -40,7 +40,7 @@ COUNTERFACTUAL = Counterfactual(
     replace(PAYMENT, amount_minor=12_050),
 )
 REASONS = [
-    Reason(code="AMOUNT", words="Amount of this payment", contribution=1.274),
+    Reason(code="AMOUNT", words="Amount of this payment", feature="amount", value=900.0, contribution=1.274),
     Reason(code="WAY_OF_PAYING", words="Way of paying", contribution=0.4),
     Reason(code="TIME_OF_DAY", words="Time of day", contribution=-0.6),
     Reason(code="DEVICE_FOR_CARD", words="Device", contribution=0.3),
