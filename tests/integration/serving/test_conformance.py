@@ -5,6 +5,7 @@ Nothing may be a 5xx, and every answer must have a status, content type, headers
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -47,8 +48,9 @@ TAKING = [label for label, operation in OPERATIONS.items() if operation.body or 
 
 
 @pytest.fixture(scope="module")
-def session() -> requests.Session:
-    return requests.Session()
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
