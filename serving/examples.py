@@ -197,6 +197,7 @@ EXAMPLES: dict[type[BaseModel], Any] = {
             "validation_metrics": {"average_precision": 0.71, "roc_auc": 0.88},
             "expires_at": "2026-03-01T04:00:00Z",
         },
+        "challenger": None,
     },
     Health: {
         "status": "ok",
