@@ -223,9 +223,14 @@ class Runtime:
         parts = {"model": model, "online_store": store, "ledger": ledger, "decision_log": log}
         return {
             "status": "ok" if all(part["ok"] for part in parts.values()) else "degraded",
-            "can_decide": not self.journal.is_full,
+            "can_decide": self.is_ready,
             **parts,
         }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a payment would get a decision now, the model's or the fallback's."""
+        return not self.journal.is_full and self.access.are_keys_known
 
     @property
     def ledger(self) -> Ledger:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fraud_pipelines.features.engine import NEVER_US
 from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transaction
 from fraud_pipelines.features.spec import FeatureSpec
@@ -95,6 +96,11 @@ class RecentState:
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
         cards = [held_cards[transaction.card_id] for transaction in transactions]
         merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
+        for state in (*cards, *merchants):
+            state.asked_us = NEVER_US
+        for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
+            card.asked_us = min(card.asked_us, transaction.event_time_us)
+            merchant.asked_us = min(merchant.asked_us, transaction.event_time_us)
         for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
             add_transaction(transaction, card, merchant)
         self._rows += 2 * len(transactions)
