@@ -1,7 +1,7 @@
 """A load generator: sends prepared requests over keep-alive connections and notes how long each answer took.
 
-Run as a process of its own (`python -m benchmarks.load`), so that its work is not taken for the service's. It speaks just
-enough HTTP/1.1 for answers with a Content-Length, because a full client costs more than the service under test.
+Run as a process of its own (`python -m benchmarks.load`), so that its work is not taken for the service's. It speaks
+just enough HTTP/1.1 for answers with a Content-Length, because a full client costs more than the service under test.
 """
 
 from __future__ import annotations

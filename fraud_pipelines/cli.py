@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from fraud_pipelines.commands import access, data, models, services
+from fraud_pipelines.commands import access, challenge, data, models, services
 from fraud_pipelines.errors import FraudPipelinesError
 
 EXIT_CODES = """
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (data, models, services, access):
+for commands in (data, models, challenge, services, access):
     app.add_typer(commands.app)
 
 

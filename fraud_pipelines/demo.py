@@ -109,7 +109,8 @@ def _refuse_other_data(settings: Settings) -> None:
 def _score_over_http(settings: Settings, day: date, port: int) -> list[dict[str, Any]]:
     """Post five of the day's transactions, from the most to the least suspicious, and print the answers."""
     from fraud_pipelines.models.serve import running_service
-    from fraud_pipelines.scoring_client import as_request, post_transaction
+    from fraud_pipelines.raw.scoring_request import as_request
+    from fraud_pipelines.scoring_connection import ScoringConnection
     from fraud_pipelines.terminal import table
 
     ranked = open_warehouse(settings.warehouse_url).query(
@@ -119,8 +120,9 @@ def _score_over_http(settings: Settings, day: date, port: int) -> list[dict[str,
     )
     picks = [0, 1, len(ranked) // 100, len(ranked) // 2, len(ranked) - 1]
     bodies = [as_request(ranked.iloc[pick]) for pick in sorted(set(picks)) if pick < len(ranked)]
-    with running_service(settings, port=port) as base_url:
-        answers = [post_transaction(base_url, body) for body in sorted(bodies, key=lambda body: body["event_time"])]
+    bodies.sort(key=lambda body: body["event_time"])
+    with running_service(settings, port=port) as base_url, ScoringConnection(base_url) as connection:
+        answers = [json.loads(connection.send("POST", "/score", json.dumps(body).encode())) for body in bodies]
     table(
         f"POST {base_url}/score",
         ["transaction", "decision", "probability", "first reason", "ms"],

@@ -15,13 +15,14 @@ what was found and the next command.
     │   ├── UnknownVersion      the registry or ledger has no such model version
     │   ├── UnknownKey          the ledger has no such API key
     │   ├── PromotionRefused    a gate said no
-    │   └── BundleCorrupt       a model bundle's digest does not match its manifest
+    │   ├── BundleCorrupt       a model bundle's digest does not match its manifest
+    │   └── ScoringRefused      the scoring service does not take this request; also a ScoringError
     └── RetryableError          the same call may succeed later; exit code 4
         ├── WarehouseUnavailable
         ├── LedgerUnavailable
         ├── OnlineStoreUnavailable
         ├── RegistryUnavailable
-        ├── ServiceUnavailable
+        ├── ScoringUnavailable  the scoring service cannot answer now; also a ScoringError
         ├── JournalUnavailable  the disk under the scoring service's journal does not take records
         └── JournalFull         what waits for the ledger has reached its limit
 """
@@ -113,8 +114,41 @@ class RegistryUnavailable(RetryableError):
     """The model registry cannot be reached now."""
 
 
-class ServiceUnavailable(RetryableError):
-    """The scoring service does not answer."""
+class ScoringError(FraudPipelinesError):
+    """What the scoring service, or the way to it, said instead of an answer. Nothing of the request is in it.
+
+    Args:
+        code: stable word for programs; the service's own, or `unreachable`, `answer_unreadable`, `status_<number>`.
+        message: for people.
+        field: the first field concerned.
+        next_step: what to do about it.
+        status: of HTTP; None when there was no answer.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        next_step: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(" ".join(part for part in (f"{message} ({code})", next_step) if part))
+        self.code, self.message, self.field, self.next_step, self.status = code, message, field, next_step, status
+
+
+class ScoringRefused(ScoringError, PermanentError):
+    """The scoring service does not take this request: sent again unchanged, it would not either."""
+
+
+class ScoringUnavailable(ScoringError, RetryableError):
+    """The scoring service cannot answer now: unreachable, failing, not ready, or asked too often (429).
+
+    `retry_after` has the seconds the service asks to wait, where it does.
+    """
+
+    retry_after: float | None = None
 
 
 class JournalUnavailable(RetryableError):

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     decision_log_bytes: int = Field(
         2**30,
         ge=2**20,
-        description="Decisions and feedback of one worker that may wait on disk for the ledger; beyond it none are made.",
+        description="Bytes of decisions and feedback that may wait on disk for the ledger, each worker's own.",
     )
     serving_workers: int = Field(1, ge=1, le=64, description="Worker processes of the scoring service.")
     serving_port: int = Field(3000, ge=1, le=65535, description="Port of the scoring service.")

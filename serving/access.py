@@ -228,12 +228,11 @@ def _roles_of(method: str, path: str) -> set[Role]:
     exact = ENDPOINTS.get((method, path))
     if exact is not None:
         return exact
-    # Every template has its one parameter at the end.
-    folder, _, last = path.rpartition("/")
-    if last:
-        for (of_method, template), roles in ENDPOINTS.items():
-            if of_method == method and template.endswith("}") and template.rpartition("/")[0] == folder:
-                return roles
+    # Every template has its one parameter at the end, which may hold slashes of its own.
+    for (of_method, template), roles in ENDPOINTS.items():
+        folder, _, _ = template.partition("{")
+        if of_method == method and template != folder and path.startswith(folder) and path != folder:
+            return roles
     return set()
 
 

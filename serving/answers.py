@@ -1,11 +1,12 @@
 """One decision as bytes: the answer the caller gets, and the record that is durable before the caller gets it.
 
-A record is one line of JSON: {"kind": "decision", "answer": {...}, "request": {...}, "features": [...] or null}. It goes
-to the journal, from there to the ledger, and beside the transaction into the online store, which returns it to who
+A record is one line of JSON: {"kind": "decision", "answer": {...}, "request": {...}, "features": [...] or null}. It
+goes to the journal, from there to the ledger, and beside the transaction into the online store, which returns it to who
 sends the transaction again. Features are a list in the order of the spec whose hash the answer names: their names, a
 hundred of them, would be most of every record.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,8 @@ import numpy as np
 import orjson
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import Decision, Feedback
-from fraud_pipelines.models.bands import Band, band_of
+from fraud_pipelines.ledger import Decision, DecisionRow, Feedback, ShadowDecision
+from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.reasons import FALLBACK_REASONS
@@ -32,7 +33,10 @@ _VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback."""
+    """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback.
+
+    `model` is the one that decided, where that is not the champion.
+    """
 
     decision: str
     probability: float | None = None
@@ -40,6 +44,7 @@ class Verdict:
     reasons: Sequence[Mapping[str, Any]] = ()
     features: np.ndarray | None = None
     fallback: str | None = None
+    model: "ModelFacts | None" = None
 
 
 def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> Verdict:
@@ -61,7 +66,8 @@ class ModelFacts:
     model: orjson.Fragment
     thresholds: orjson.Fragment
     spec_hash: str
-    bands: tuple[tuple[Band, orjson.Fragment], ...]
+    lowest: tuple[float, ...]
+    bands: tuple[orjson.Fragment, ...]
 
     @classmethod
     def of(cls, name: str, version: str, digest: str, bundle: Bundle) -> "ModelFacts":
@@ -69,13 +75,13 @@ class ModelFacts:
             model=_fragment({"name": name, "version": version, "bundle_digest": digest}),
             thresholds=_fragment({"review": bundle.thresholds.review, "block": bundle.thresholds.block}),
             spec_hash=bundle.spec_hash,
-            bands=tuple((band, _fragment(_described(band))) for band in bundle.bands),
+            lowest=tuple(band.low for band in bundle.bands),
+            bands=tuple(_fragment(_described(band)) for band in bundle.bands),
         )
 
     def confidence(self, probability: float) -> orjson.Fragment | None:
         """The band of a probability; None where the model has none."""
-        found = band_of([band for band, _ in self.bands], probability)
-        return next((text for band, text in self.bands if band is found), None)
+        return self.bands[bisect_right(self.lowest, probability) - 1] if self.bands else None
 
 
 def answer_of(
@@ -141,6 +147,23 @@ def feedback_of(record: bytes) -> Feedback:
     return Feedback(**{**values, "known_at": datetime.fromisoformat(values["known_at"])})
 
 
+def shadow_record(decision: ShadowDecision) -> bytes:
+    """The record of what champion and challenger said of a payment: {"kind": "shadow", ...}."""
+    return orjson.dumps({"kind": "shadow", **vars(decision)})
+
+
+def shadow_of(record: bytes) -> ShadowDecision:
+    """What champion and challenger said, of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    found = orjson.loads(record)
+    del found["kind"]
+    moments = {name: datetime.fromisoformat(found[name]) for name in ("event_time", "decided_at")}
+    return ShadowDecision(**{**found, **moments})
+
+
 def is_same(one: ScoredTransaction, other: ScoredTransaction) -> bool:
     """Whether two requests with one transaction_id are the same one."""
     return _IDENTITY_OF(one) == _IDENTITY_OF(other)
@@ -191,33 +214,45 @@ class StoredDecision:
         """What was decided on."""
         return ScoredTransaction(**self.request)
 
-    def decision(self, feature_names: Sequence[str]) -> Decision:
-        """The row of the ledger.
 
-        Args:
-            feature_names: those of the spec that the answer names.
-        """
-        answer, request = self.answer, self.request
-        model = answer["model"] or {}
-        return Decision(
-            transaction_id=answer["transaction_id"],
-            event_time=_EPOCH + timedelta(microseconds=request["event_time_us"]),
-            card_id=request["card_id"],
-            merchant_id=request["merchant_id"],
-            decision=answer["decision"],
-            fraud_probability=answer["fraud_probability"],
-            anomaly_score=answer["anomaly_score"],
-            model_version=model.get("version"),
-            bundle_digest=model.get("bundle_digest"),
-            thresholds=answer["thresholds"] or {},
-            reasons=answer["reasons"],
-            features=dict(zip(feature_names, self.features, strict=True)) if self.features else {},
-            feature_spec_hash=answer["feature_spec_hash"],
-            request=request,
-            answer=answer,
-            fallback=answer["fallback"],
-            decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
-        )
+_ANSWER_FROM = len(b'{"kind":"decision","answer":')
+
+
+def row_of(record: bytes) -> tuple[DecisionRow, int]:
+    """The ledger's row of a record, and how many features it has.
+
+    The record's parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
+    the parts cannot stand in one.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no record of a decision.
+    """
+    answer_to, request_to = record.index(b',"request":{'), record.rindex(b',"features":')
+    answer_text, request_text = record[_ANSWER_FROM:answer_to], record[answer_to + 11 : request_to]
+    features = record[request_to + 12 : -1]
+    answer, request = orjson.loads(answer_text), orjson.loads(request_text)
+    model = answer["model"] or {}
+    is_without = features == b"null"
+    row = DecisionRow(
+        transaction_id=answer["transaction_id"],
+        event_time=_EPOCH + timedelta(microseconds=request["event_time_us"]),
+        card_id=request["card_id"],
+        merchant_id=request["merchant_id"],
+        decision=answer["decision"],
+        fraud_probability=answer["fraud_probability"],
+        anomaly_score=answer["anomaly_score"],
+        model_version=model.get("version"),
+        bundle_digest=model.get("bundle_digest"),
+        thresholds=orjson.dumps(answer["thresholds"] or {}).decode(),
+        reasons=orjson.dumps(answer["reasons"]).decode(),
+        features="[]" if is_without else features.decode(),
+        feature_spec_hash=answer["feature_spec_hash"],
+        request=request_text.decode(),
+        fallback=answer["fallback"],
+        decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
+        answer=answer_text.decode(),
+    )
+    return row, 0 if is_without else features.count(b",") + 1
 
 
 def _answer_of_columns(decision: Decision) -> dict[str, Any]:

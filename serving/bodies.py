@@ -57,8 +57,8 @@ def parse(body: bytes) -> Any:
     """A JSON document.
 
     Raises:
-        Problem: 400 when it is none (NaN, Infinity and half a surrogate pair are no JSON), or a key stands in one object twice: which of the
-            two was meant?
+        Problem: 400 when it is none (NaN, Infinity and half a surrogate pair are no JSON), or a key stands in one
+            object twice: which of the two was meant?
     """
     try:
         found = _DECODER.decode(body.decode())

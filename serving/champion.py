@@ -53,12 +53,14 @@ class Loaded:
     """What the service decides with: a champion, or none and the cause (a code of fraud_pipelines/reasons.py).
 
     `expires_at`, naive UTC, is when its promotion must have been reviewed; None for a model that nobody promoted.
+    `canary_percent`, of a challenger, is the share of cards it decides on.
     """
 
     champion: Champion | None
     cause: str | None = None
     problem: str | None = None
     expires_at: datetime | None = None
+    canary_percent: float = 0.0
 
     def is_expired(self, now: datetime) -> bool:
         """Whether the review is overdue at `now`, naive UTC: then a rule must decide (MODEL_EXPIRED)."""

@@ -1,4 +1,4 @@
-"""What the forwarder does with records: decisions and feedback become rows of the ledger."""
+"""What the forwarder does with records: decisions, feedback and comparisons become rows of the ledger."""
 
 import json
 import os
@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import orjson
 from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
-from fraud_pipelines.ledger import Decision, Feedback, Ledger
-from serving.answers import StoredDecision, feedback_of
+from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger, ShadowDecision
+from serving.answers import feedback_of, row_of, shadow_of
 
 
 class FeatureNames:
@@ -75,37 +74,42 @@ class Delivery:
         except PermanentError as error:
             # Of the installation, not of these records: they wait until somebody has put it right.
             raise RetryableError(str(error)) from error
-        decisions: list[Decision] = []
+        rows: list[DecisionRow] = []
+        names: dict[str, list[str]] = {}
         feedback: list[Feedback] = []
+        side_by_side: list[ShadowDecision] = []
         for record in records:
             try:
-                kind = orjson.loads(record)["kind"] if not record.startswith(b'{"kind":"decision"') else "decision"
-                if kind == "decision":
-                    decisions.append(self._decision(ledger, StoredDecision.read(record)))
-                elif kind == "feedback":
-                    feedback.append(feedback_of(record))
+                if record.startswith(b'{"kind":"decision"'):
+                    row, features = row_of(record)
+                    if features and row.feature_spec_hash is not None:
+                        own = names.setdefault(row.feature_spec_hash, self._names_of(ledger, row.feature_spec_hash))
+                        if len(own) != features:
+                            raise ValueError(f"{features} features where the spec has {len(own)}")
+                    rows.append(row)
+                elif record.startswith(b'{"kind":"shadow"'):
+                    side_by_side.append(shadow_of(record))
                 else:
-                    raise ContractBroken(f"A record of the journal is of kind {kind!r}.")
+                    feedback.append(feedback_of(record))
             except (KeyError, TypeError, ValueError) as error:
                 raise ContractBroken(
-                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the dead "
-                    "letters beside the journal."
+                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the "
+                    "dead letters beside the journal."
                 ) from error
         try:
-            if decisions:
-                ledger.record_decisions(decisions)
+            if rows:
+                ledger.record_rows(rows, names)
             if feedback:
                 ledger.record_feedback(feedback)
+            if side_by_side:
+                ledger.record_shadow_decisions(side_by_side)
         except (IntegrityError, DataError) as error:
             # The driver's words, not SQLAlchemy's: those would repeat the values.
             raise ContractBroken(f"The ledger refuses a record: {type(error.orig).__name__}.") from None
 
-    def _decision(self, ledger: Ledger, stored: StoredDecision) -> Decision:
-        spec_hash = stored.answer["feature_spec_hash"]
-        if not stored.features or spec_hash is None:
-            return stored.decision([])
+    def _names_of(self, ledger: Ledger, spec_hash: str) -> list[str]:
         names = self._names.of(spec_hash) or ledger.feature_names(spec_hash)
         if names is None:
             # Another host served it and will deliver its own record, which brings the names.
             raise RetryableError(f"The names of the features of spec {spec_hash} are not known here yet.")
-        return stored.decision(names)
+        return names

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -29,6 +30,7 @@ from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
+from serving.scoring import not_durable
 
 # A transaction with every field at its longest takes under 2 KiB.
 LARGEST_BODY_BYTES = 64 * 1024
@@ -36,6 +38,7 @@ MOST_BATCH_ROWS = 10_000
 LARGEST_BATCH_BYTES = 8 * 2**20
 # Longer than SQLite waits for another writer, so that a busy store still ends in a decision.
 DECISION_WITHIN_SECONDS = 45.0
+_PIECES_AT_ONCE = 2
 
 _HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
 # What a decision answers with is in the first bytes of an answer.
@@ -107,20 +110,10 @@ class Endpoints:
             return
         except Disconnected:
             return
-        except Problem as problem:
+        except Exception as error:
+            problem = _problem_of(error, path if route else "A page")
             status, content, headers = problem.status, problem.content, [*_HEADERS, *problem.header_pairs]
             _count_refusal(scope["path"], problem)
-        except (JournalFull, JournalUnavailable) as error:
-            logger.warning("Journal: %s", error)
-            refusal = Problem.common(503)
-            status, content = 503, refusal.content
-            _count_refusal(scope["path"], refusal)
-        except Exception:
-            # Nothing of the request goes to the log but its route: a body or an identifier may hold a card number.
-            logger.exception("%s failed", path if route else "A page")
-            refusal = Problem.common(500)
-            status, content = 500, refusal.content
-            _count_refusal(scope["path"], refusal)
         await send(
             {
                 "type": "http.response.start",
@@ -159,37 +152,54 @@ class Endpoints:
                 next_step="Send several batches.",
             )
         self._runtime.access.charge(request.principal, len(rows) - 1)
+        pieces = [range(start, min(start + BATCH_PIECE, len(rows))) for start in range(0, len(rows), BATCH_PIECE)]
         answers: list[bytes] = []
         refused = 0
-        for start in range(0, len(rows), BATCH_PIECE):
-            piece: list[ScoredTransaction] = []
-            places: list[bytes | None] = []
-            for index, row in enumerate(rows[start : start + BATCH_PIECE], start):
-                try:
-                    piece.append(Transaction.model_validate(row).scored(self._runtime.token_key))
-                    places.append(None)
-                except ValidationError as error:
-                    places.append(_row_problem(index, schema_problem(_violations(error))))
-            results = iter(await self._in_time(self._runtime.lane.decide_piece(piece)) if piece else [])
-            seconds = time.perf_counter() - request.started
-            for index, place in enumerate(places, start):
-                result = next(results) if place is None else place
-                if isinstance(result, Problem):
-                    result, place = _row_problem(index, result), b""
-                if place is None:
-                    _count(result)
-                    answers.append(timed(result, seconds))
-                else:
-                    answers.append(result)
-                    refused += 1
+        # While one piece is decided the next one is read.
+        waiting: deque[asyncio.Task[tuple[list[bytes], int]]] = deque()
+        try:
+            for piece in pieces:
+                while len(waiting) >= _PIECES_AT_ONCE:
+                    refused += _joined(answers, await waiting.popleft())
+                waiting.append(asyncio.create_task(self._decided_piece(rows, piece, request.started)))
+                await asyncio.sleep(0)
+            while waiting:
+                refused += _joined(answers, await waiting.popleft())
+        finally:
+            for task in waiting:
+                task.cancel()
         return b'{"results":[%b],"decided":%d,"refused":%d}' % (b",".join(answers), len(answers) - refused, refused)
+
+    async def _decided_piece(self, rows: list[Any], piece: range, started: float) -> tuple[list[bytes], int]:
+        """Results of some rows of a batch, and how many of them are refusals."""
+        transactions: list[ScoredTransaction] = []
+        problems: dict[int, Problem] = {}
+        for index in piece:
+            try:
+                transactions.append(Transaction.model_validate(rows[index]).scored(self._runtime.token_key))
+            except ValidationError as error:
+                problems[index] = schema_problem(_violations(error))
+        results = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
+        seconds = time.perf_counter() - started
+        answers, counts = [], Counter[tuple[str, str]]()
+        for index in piece:
+            result = problems[index] if index in problems else next(results)
+            if isinstance(result, Problem):
+                problems[index] = result
+                answers.append(b'{"index":%d,%b' % (index, result.content[1:]))
+            else:
+                counts[_outcome(result)] += 1
+                answers.append(timed(result, seconds))
+        for outcome, count in counts.items():
+            requests_of(*outcome, "200").inc(count)
+        return answers, len(problems)
 
     async def _decided(self, transaction: ScoredTransaction, started: float) -> bytes:
         result = await self._in_time(self._runtime.lane.decide(transaction))
         if isinstance(result, Problem):
             raise result
         seconds = time.perf_counter() - started
-        _count(result)
+        requests_of(*_outcome(result), "200").inc()
         latency_of("total").observe(seconds)
         return timed(result, seconds)
 
@@ -254,7 +264,14 @@ class Endpoints:
             "service_version": __version__,
             "fallback": self._runtime.scorer.cause(loaded),
             "model": None,
+            "challenger": None,
         }
+        challenger = self._runtime.challenger()
+        if challenger["model_version"] is not None:
+            content["challenger"] = {
+                "version": challenger["model_version"],
+                **{name: challenger[name] for name in ("bundle_digest", "canary_percent", "is_compared", "obstacle")},
+            }
         if champion:
             bundle = champion.bundle
             content["model"] = {
@@ -316,6 +333,17 @@ class OwnPaths:
             await self._app(scope, receive, send)
 
 
+def _problem_of(error: Exception, what: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, JournalFull | JournalUnavailable):
+        logger.warning("Journal: %s", error)
+        return not_durable(error)
+    # Nothing of the request goes to the log but its route: a body or an identifier may hold a card number.
+    logger.error("%s failed", what, exc_info=error)
+    return Problem.common(500)
+
+
 def _read(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
@@ -327,8 +355,9 @@ def _violations(error: ValidationError) -> Sequence[dict[str, Any]]:
     return cast(Sequence[dict[str, Any]], error.errors(include_url=False, include_context=False, include_input=False))
 
 
-def _row_problem(index: int, problem: Problem) -> bytes:
-    return b'{"index":%d,%b' % (index, problem.content[1:])
+def _joined(answers: list[bytes], piece: tuple[list[bytes], int]) -> int:
+    answers += piece[0]
+    return piece[1]
 
 
 def _unknown(message: str) -> Problem:
@@ -339,10 +368,10 @@ def _unknown(message: str) -> Problem:
     )
 
 
-def _count(answer: bytes) -> None:
-    decision = _DECISION.search(answer)
-    version = _VERSION.search(answer)
-    requests_of(decision[1].decode() if decision else "none", version[1].decode() if version else "none", "200").inc()
+def _outcome(answer: bytes) -> tuple[str, str]:
+    """Decision and model version of an answer."""
+    decision, version = _DECISION.search(answer), _VERSION.search(answer)
+    return decision[1].decode() if decision else "none", version[1].decode() if version else "none"
 
 
 def _count_refusal(path: str, problem: Problem) -> None:

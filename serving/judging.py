@@ -1,9 +1,8 @@
-"""From transactions with their history to verdicts: features, probability, decision, reasons; or the fallback's cause."""
+"""From transactions with their history to verdicts: features, probability, decision, reasons; or the fallback."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -54,12 +53,15 @@ def judge(
             # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
             inputs = features.astype(np.float32)
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
+        # What is no number would compare as an approval; _verdict refuses it.
+        decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
         return [
             _verdict(
                 champion,
                 transaction,
                 features[row],
                 inputs[row : row + 1],
+                decisions[row],
                 float(probabilities[row]),
                 None if anomaly_scores is None else float(anomaly_scores[row]),
                 as_of_us,
@@ -83,6 +85,7 @@ def _verdict(
     transaction: ScoredTransaction,
     features: np.ndarray,
     inputs: np.ndarray,
+    decision: str,
     probability: float,
     anomaly_score: float | None,
     as_of_us: int | None,
@@ -95,7 +98,6 @@ def _verdict(
         oldest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
         if transaction.event_time_us > oldest_us:
             return fallback(FEATURES_TOO_OLD, validity.decision, features)
-    decision = str(champion.bundle.thresholds.decide(probability))
     if decision == APPROVE:  # an approval owes nobody an explanation
         return Verdict(decision, probability, anomaly_score, [], features)
     with stage("reasons"):
@@ -103,11 +105,16 @@ def _verdict(
     return Verdict(decision, probability, anomaly_score, reasons, features)
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+class stage:  # noqa: N801  # reads as what it is: with stage("model")
     """Time a stage for the metric fraud_score_latency_seconds; it is of a whole group of requests."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        latency_of(name).observe(time.perf_counter() - started)
+
+    __slots__ = ("_name", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        latency_of(self._name).observe(time.perf_counter() - self._started)

@@ -1,4 +1,4 @@
-"""The last champions on this machine's disk: for a rollback in no time, and for a restart while the ledger is away."""
+"""The last models of one role on this machine's disk: for a rollback in no time, and for a restart without a ledger."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from fraud_pipelines.ledger import CurrentChampion
+from fraud_pipelines.ledger import CurrentChallenger, CurrentChampion
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
 from fraud_pipelines.reasons import BUNDLE_CORRUPT
@@ -21,15 +21,20 @@ LAST_KNOWN = "champion.json"
 # An unfinished folder as old as this was left behind by a process that was killed.
 ABANDONED_AFTER_SECONDS = 3600.0
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+Row = CurrentChampion | CurrentChallenger
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
 
 class KeptChampions:
-    """Bundles by digest in a folder, and the ledger row that was followed last. Processes may share the folder."""
+    """Bundles by digest in a folder, and the ledger row that was followed last. Processes may share the folder.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        row: the type of the rows that are followed.
+    """
+
+    def __init__(self, folder: Path, row: type[Row] = CurrentChampion) -> None:
+        self._folder, self._row = folder, row
 
     def load(self, version: str, digest: str) -> Loaded | None:
         """A kept bundle, verified and tried again; None where there is none, or it is damaged (and then removed)."""
@@ -45,8 +50,8 @@ class KeptChampions:
             return None
         return loaded
 
-    def keep(self, champion: Champion, row: CurrentChampion) -> None:
-        """Keep the champion and that the ledger named it last; the oldest beyond MOST_KEPT go."""
+    def keep(self, champion: Champion, row: Row) -> None:
+        """Keep the model and that the ledger named it last; the oldest beyond MOST_KEPT go."""
         folder = self._folder / champion.digest
         try:
             if folder.is_dir():
@@ -60,22 +65,22 @@ class KeptChampions:
             self._tidy_up()
         except OSError as error:
             # A restart has to ask the ledger before it knows; nothing else depends on this disk.
-            logger.warning("Champion %s cannot be kept in %s: %s", champion.version, self._folder, error)
+            logger.warning("Version %s cannot be kept in %s: %s", champion.version, self._folder, error)
 
-    def last_known(self) -> CurrentChampion | None:
+    def last_known(self) -> Row | None:
         """The row followed last; None where nothing was kept, or it cannot be read."""
         path = self._folder / LAST_KNOWN
         try:
             known = json.loads(path.read_text())
-            return CurrentChampion(**{**known, "decided_at": datetime.fromisoformat(known["decided_at"])})
+            return self._row(**{**known, "decided_at": datetime.fromisoformat(known["decided_at"])})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s cannot be read, so the champion is unknown until the ledger answers: %s", path, error)
+            logger.warning("%s cannot be read, so what it names is unknown until the ledger answers: %s", path, error)
             return None
 
     def forget(self) -> None:
-        """Keep no row: the ledger says that nothing was ever promoted."""
+        """Keep no row: the ledger names none."""
         with contextlib.suppress(OSError):
             (self._folder / LAST_KNOWN).unlink()
 

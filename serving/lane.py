@@ -1,7 +1,7 @@
 """One thread that decides, fed by the event loop: what waits while it works becomes its next group.
 
-Under load groups grow by themselves and each costs little more than one request; a lone request never waits for company.
-Requests of single payments go first; a batch comes in pieces between them.
+Under load groups grow by themselves and each costs little more than one request; a lone request never waits for
+company. Requests of single payments go first; a batch comes in pieces between them.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from serving.problems import Problem
 
 # Single payments decided together, and the rows of a batch that go between two such groups.
 MOST_IN_GROUP = 64
-BATCH_PIECE = 128
+BATCH_PIECE = 256
 # Payments that may wait: a few seconds' worth. Who comes later is told to come back.
 MOST_WAITING = 4_096
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from fraud_pipelines import __version__
+from serving.access import PUBLIC
+from serving.examples import EXAMPLES, REFUSALS
 from serving.schemas import (
     Answer,
     BatchAnswer,
@@ -45,7 +47,14 @@ _KEY = {
     "bearer": {"type": "http", "scheme": "bearer"},
 }
 _OF_BODIES = (400, 413, 415, 422)
-_OF_ALL = (401, 403, 405, 429, 500, 503, 504)
+_OF_ALL = (405, 500, 503, 504)
+_OF_KEYS = (401, 403, 429)
+# status -> the header that comes with it
+_HEADERS = {
+    401: ("WWW-Authenticate", "Bearer", {"type": "string"}),
+    405: ("Allow", "The method this path takes.", {"type": "string"}),
+    429: ("Retry-After", "Whole seconds until the request would pass.", {"type": "integer", "minimum": 1}),
+}
 # method, path, request, answer, further refusals, words
 _PATHS: tuple[tuple[str, str, type[BaseModel] | None, type[BaseModel], tuple[int, ...], str], ...] = (
     ("post", "/score", Transaction, Answer, (*_OF_BODIES, 409),
@@ -104,8 +113,16 @@ def document() -> dict[str, Any]:
             for method, path, taken, given, refusals, words in _PATHS
         }
         | {
-            "/livez": {"get": _text("Whether the process lives.", "livez")},
-            "/metrics": {"get": _text("Metrics in the Prometheus text format, of all workers.", "metrics")},
+            "/livez": {"get": _plain("livez", "Whether the process lives.", "text/plain", {"type": "string"})},
+            "/metrics": {
+                "get": _plain(
+                    "metrics",
+                    "Metrics in the Prometheus text format, of all workers.",
+                    "text/plain",
+                    {"type": "string"},
+                )
+            },
+            "/docs.json": {"get": _plain("docs", "This document.", "application/json", {"type": "object"})},
         },
         "components": {"schemas": found, "securitySchemes": _KEY},
     }
@@ -115,6 +132,7 @@ def _operation(
     path: str, taken: type[BaseModel] | None, given: type[BaseModel], refusals: tuple[int, ...], words: str
 ) -> dict[str, Any]:
     name = path.strip("/").split("/")[0]
+    is_public = path in PUBLIC
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": words.split(". ")[0].rstrip("."),
@@ -122,12 +140,12 @@ def _operation(
         "responses": {
             "200": {"description": (given.__doc__ or "").split("\n")[0], "content": _json(given)},
             **{
-                str(status): {"description": PROBLEMS[status], "content": _json(ProblemAnswer)}
-                for status in sorted({*refusals, *_OF_ALL})
+                str(status): _refusal(status)
+                for status in sorted({*refusals, *_OF_ALL, *(() if is_public else _OF_KEYS)})
             },
         },
     }
-    if path in ("/health", "/readyz"):
+    if is_public:
         operation["security"] = []
     if taken is not None:
         operation["requestBody"] = {"required": True, "content": _json(taken)}
@@ -145,17 +163,26 @@ def _operation(
     return operation
 
 
-def _text(words: str, name: str) -> dict[str, Any]:
+def _plain(name: str, words: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "operationId": name,
         "summary": words.rstrip("."),
         "security": [],
-        "responses": {"200": {"description": words, "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        "responses": {"200": {"description": words, "content": {media_type: {"schema": schema}}}},
     }
 
 
+def _refusal(status: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _reference(ProblemAnswer), "example": {"error": REFUSALS[status]}}}
+    response: dict[str, Any] = {"description": PROBLEMS[status], "content": content}
+    if status in _HEADERS:
+        name, words, schema = _HEADERS[status]
+        response["headers"] = {name: {"description": words, "schema": schema}}
+    return response
+
+
 def _json(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": _reference(model)}}
+    return {"application/json": {"schema": _reference(model), "example": EXAMPLES[model]}}
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One worker of the service: its stores, its journal, its model and its threads, put together and taken apart again."""
 
 import logging
+import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -18,8 +19,9 @@ from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
 from serving.access import Access
 from serving.answers import StoredDecision, feedback_record
+from serving.challenge import IS_CHAMPION, NO_CHALLENGER, NOBODY, Challenge
 from serving.champion import Champion, Loaded, load_champion
-from serving.champion_watch import ChampionWatch
+from serving.champion_watch import CHALLENGER, ChampionWatch
 from serving.delivery import Delivery, FeatureNames
 from serving.explaining import Explained, explain
 from serving.forwarding import Forwarder
@@ -31,11 +33,14 @@ from serving.problems import Problem
 from serving.rate_limits import RateLimits
 from serving.rationale import RationaleWriter
 from serving.scoring import Scorer
+from serving.shadow import Shadow
+from serving.unrecorded import Unrecorded
 
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
 # A decision is in the ledger this much later at most, while the ledger is there.
 LINGER_SECONDS = 0.1
+SWITCH_SECONDS = 0.0005
 _STOP_SECONDS = 10.0
 # Verdicts by the identifier that their senders gave: until long after the ledger has them.
 _FEEDBACK_KEPT = 10_000
@@ -58,15 +63,27 @@ class Runtime:
             review_days=settings.model_review_days,
             on_change=self._describe,
         )
+        self.challenger_watch = ChampionWatch(
+            self._open_ledger,
+            folder / "challengers",
+            bento=NOBODY,
+            review_days=settings.model_review_days,
+            role=CHALLENGER,
+        )
+        self.challenge = Challenge(lambda: self.challenger_watch.current)
         self.journal = Journal(folder / "journal", limit_bytes=settings.decision_log_bytes)
         names = FeatureNames(folder / "feature_names")
         self.forwarder = Forwarder(self.journal, Delivery(self._open_ledger, names), linger_seconds=LINGER_SECONDS)
+        self.shadow = Shadow(self.journal)
         self.scorer = Scorer(
             lambda: self.watch.current,
             lambda spec: open_online_store(settings.online_store_url, spec=spec),
             self._open_ledger,
             self.journal,
             Validity(settings.fallback, timedelta(hours=settings.features_max_age_hours)),
+            unrecorded=Unrecorded(folder / "unrecorded.sqlite"),
+            rival_of=self.challenge.rival_of,
+            offer=self.shadow.offer,
             remember_names=names.remember,
         )
         self.lane = DecisionLane(self.scorer.decide)
@@ -88,13 +105,17 @@ class Runtime:
 
     def start(self) -> None:
         """Open what can be opened, and begin to decide."""
+        # A thread that computes lets the others in after this long; the interpreter's own 5 ms are a decision's time.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._describe(self.watch.current)
         self.watch.start()
+        self.challenger_watch.start()
         try:
             self.scorer.online_store()
         except RetryableError as error:
             logger.warning("Starting without the online store: %s", error)
         self.forwarder.start()
+        self.shadow.start()
         self.lane.start()
         self._housekeeper.start()
 
@@ -104,6 +125,8 @@ class Runtime:
         self._is_stopping.set()
         self.watch.stop()
         self.publish_counts()
+        self.challenger_watch.stop()
+        self.shadow.stop(_STOP_SECONDS)
         self.forwarder.stop(_STOP_SECONDS)
         self.journal.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -132,19 +155,23 @@ class Runtime:
             ) from None
 
     def stored_transaction(self, transaction_id: str) -> ScoredTransaction | None:
-        """A transaction of the online store.
+        """A transaction of the online store or, once that let go of it, of its decision.
 
         Raises:
-            Problem: 503 when the store cannot be asked.
+            Problem: 503 when the store, or the ledger behind it, cannot be asked.
         """
         try:
-            return self.scorer.online_store().transaction(transaction_id)
+            found = self.scorer.online_store().transaction(transaction_id)
         except FraudPipelinesError as error:
             logger.warning("Online store: %s", error)
             raise Problem(
                 *(503, "online_store_unavailable", "The stored transaction cannot be read now."),
                 next_step="Send it again shortly, or send the whole transaction to /score.",
             ) from None
+        if found is None:
+            decided = self.find(transaction_id)
+            return decided.transaction if decided else None
+        return found
 
     def feedback_on(self, transaction_id: str) -> list[Feedback] | None:
         """What analysts said of a transaction; None while the ledger is away."""
@@ -156,7 +183,7 @@ class Runtime:
 
     def explain(self, stored: StoredDecision) -> Explained:
         """A decision taken apart."""
-        return explain(stored, self.watch.champion_of, self.scorer.online_store)
+        return explain(stored, self._model_of, self.scorer.online_store)
 
     def take_feedback(
         self, transaction_id: str, verdict: str, actor: str, note: str | None, feedback_id: str | None
@@ -222,9 +249,24 @@ class Runtime:
         model = {"ok": cause is None, "fallback": cause, **self.watch.state()}
         parts = {"model": model, "online_store": store, "ledger": ledger, "decision_log": log}
         return {
+            # A challenger that fails harms no payment, so it does not count.
             "status": "ok" if all(part["ok"] for part in parts.values()) else "degraded",
             "can_decide": self.is_ready,
             **parts,
+            "challenger": self.challenger(),
+        }
+
+    def challenger(self) -> dict[str, Any]:
+        """Which version is compared with the champion, which cards it decides on, and what is in the way."""
+        loaded, watch = self.challenger_watch.current, self.challenger_watch
+        obstacle = self.challenge.obstacle(self.watch.current.champion)
+        return {
+            "ok": watch.problem is None and obstacle in (None, NO_CHALLENGER, IS_CHAMPION),
+            "is_compared": obstacle is None,
+            "obstacle": obstacle,
+            "canary_percent": loaded.canary_percent,
+            "waiting": self.shadow.waiting,
+            **watch.state(),
         }
 
     @property
@@ -265,9 +307,13 @@ class Runtime:
             raise Problem(
                 *(404, "transaction_unknown", "Neither a decision nor a stored transaction has this identifier."),
                 field="transaction_id",
-                next_step="Check the identifier; a transaction older than the online store's history must have been decided.",
+                next_step="Check the identifier; one older than the online store's history must have been decided.",
             )
         return None
+
+    def _model_of(self, digest: str) -> Champion | None:
+        challenger = self.challenger_watch.current.champion
+        return challenger if challenger and challenger.digest == digest else self.watch.champion_of(digest)
 
     def _describe(self, loaded: Loaded) -> None:
         before, self._described = self._described, loaded.champion

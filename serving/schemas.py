@@ -7,7 +7,8 @@ first answer, not from a model that quietly saw a null. What a field means is sa
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
-from typing import Annotated, Any, Literal, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,9 +23,12 @@ from pydantic import (
 )
 
 from fraud_pipelines import limits
-from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.raw.currencies import EXPONENTS, MINOR_DIGITS
 from fraud_pipelines.raw.tokens import TOKEN, contains_card_number, tokenize_card
+from fraud_pipelines.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from fraud_pipelines.features.online import ScoredTransaction
 
 # The same bounds as on ingest: fixed moments, not the wall clock, so that a replay of old days is answered as it was.
 EARLIEST, LATEST = limits.EARLIEST_EVENT.replace(tzinfo=UTC), limits.LATEST_EVENT.replace(tzinfo=UTC)
@@ -112,7 +116,14 @@ class Transaction(BaseModel):
     amount: Annotated[
         Decimal,
         BeforeValidator(_read_amount),
-        WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DECIMAL.pattern}]}),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "number", "minimum": 0, "maximum": limits.LARGEST_AMOUNT_MINOR / 10**MINOR_DIGITS},
+                    {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"},
+                ]
+            }
+        ),
     ] = Field(
         description="Amount in units of the currency, a number or a decimal string; rounded to minor units, half up; "
         f"at most {limits.LARGEST_AMOUNT_MINOR} minor units.",
@@ -122,6 +133,7 @@ class Transaction(BaseModel):
         pattern=r"^[A-Z]{3}$",
         description="ISO 4217 code in capitals, of a currency with two decimals.",
         examples=["EUR"],
+        json_schema_extra={"enum": [code for code, digits in EXPONENTS.items() if digits == MINOR_DIGITS]},
     )
     customer_id: Text | None = Field(None, description="Owner of the card; never a feature.", examples=["c-0007"])
     category: Text | None = Field(None, description="Merchant category code or name.", examples=["grocery"])
@@ -159,24 +171,28 @@ class Transaction(BaseModel):
 
     @model_validator(mode="after")
     def _amount_within_range(self) -> Self:
-        if self.amount_minor() > limits.LARGEST_AMOUNT_MINOR:
+        if self.amount_minor > limits.LARGEST_AMOUNT_MINOR:
             raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
         return self
 
+    @cached_property
     def amount_minor(self) -> int:
         """The amount in minor units, as ingest reads it: nine decimals, then half away from zero."""
         read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
         return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
 
-    def scored(self, token_key: bytes) -> ScoredTransaction:
+    def scored(self, token_key: bytes) -> "ScoredTransaction":
         """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""
+        # Here, because a client reads this module, too, and has no use for the compiled feature engine.
+        from fraud_pipelines.features.online import ScoredTransaction
+
         since_epoch = self.event_time - _EPOCH
         return ScoredTransaction(
             self.transaction_id,
             (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
             tokenize_card(self.card_id.get_secret_value(), token_key),
             self.merchant_id,
-            self.amount_minor(),
+            self.amount_minor,
             *(self.currency, self.customer_id, self.category, self.channel, self.country, self.device_id),
             *(self.home_latitude, self.home_longitude, self.merchant_latitude, self.merchant_longitude),
         )
@@ -205,7 +221,7 @@ class FeedbackRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     transaction_id: Text = Field(examples=["t-000001"])
-    verdict: Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"] = Field(
+    verdict: Verdict = Field(
         description="The first two become labels; a later verdict corrects an earlier one.",
         examples=["CONFIRMED_FRAUD"],
     )
@@ -422,12 +438,23 @@ class DescribedModel(BaseModel):
     )
 
 
+class DescribedChallenger(BaseModel):
+    """The version that is compared with the champion."""
+
+    version: str
+    bundle_digest: str
+    canary_percent: float = Field(description="Share of cards that it decides on, in [0, 100].")
+    is_compared: bool
+    obstacle: str | None = Field(description="Why it is not compared, and decides on no card; null while it is.")
+
+
 class ModelDescription(BaseModel):
     """What decides now, and the code it runs on."""
 
     service_version: str
     fallback: str | None = Field(description="Why a rule decides at present; null when the model does.")
     model: DescribedModel | None
+    challenger: DescribedChallenger | None = Field(description="What is compared with it; null while nothing is.")
 
 
 class PartHealth(BaseModel):
@@ -447,6 +474,7 @@ class Health(BaseModel):
     online_store: PartHealth
     ledger: PartHealth
     decision_log: PartHealth
+    challenger: PartHealth = Field(description="What is compared with the model; of no weight for `status`.")
 
 
 class Ready(BaseModel):

@@ -23,6 +23,7 @@ from fraud_pipelines.errors import (
     OnlineStateTooShort,
     OnlineStoreUnavailable,
 )
+from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
@@ -33,16 +34,19 @@ from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
+from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
 from serving.judging import Validity, judge, stage
-from serving.metrics import Missing, amount_of, fallback_of, metrics
+from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
 from serving.patience import Patience
 from serving.problems import Problem
+from serving.shadow import Compared
+from serving.unrecorded import Unrecorded
 
 # Others may keep writing to the same cards and merchants.
 MOST_ATTEMPTS = 50
-# Decisions that the online store could not take are kept in memory until it can.
-MOST_UNRECORDED = 100_000
+# Decisions the online store could not take before, given to it at once.
+_UNRECORDED_AT_ONCE = 500
 # After the online store was away, and after a start, a decision may be in the ledger alone.
 ASK_LEDGER_SECONDS = 600.0
 _JOURNALED_KEPT = 50_000
@@ -65,6 +69,7 @@ class _Group:
     verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
+    compared: Compared | None = None
 
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
@@ -90,6 +95,9 @@ class Scorer:
         open_online_store: called until it succeeds once per feature spec (None stands for the project's own).
         ledger: opens the ledger; it is asked for decisions that only it still has.
         journal: where decisions become durable.
+        unrecorded: keeps what the online store could not take; by default in memory.
+        rival_of: the challenger that is compared with a champion now; see Challenge.
+        offer: takes what was answered while there is one; see Shadow.
         remember_names: keeps the names behind the feature values of a spec, before the first record that needs them.
         clock: seconds that never go back.
     """
@@ -102,18 +110,22 @@ class Scorer:
         journal: DecisionLog,
         validity: Validity = Validity(),  # noqa: B008  # it is frozen
         *,
+        unrecorded: Unrecorded | None = None,
+        rival_of: Callable[[Champion], Rival | None] = lambda champion: None,
+        offer: Callable[[Compared, Container[str]], None] = lambda group, answered: None,
         remember_names: Callable[[str, Sequence[str]], None] = lambda spec_hash, names: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._champion, self._open_online_store = champion, open_online_store
         self._ledger, self._journal = ledger, journal
+        self._rival_of, self._offer = rival_of, offer
         self._validity, self._remember_names, self._clock = validity, remember_names, clock
         self._opening = threading.Lock()
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
         self._retired: OnlineStore | None = None
         self._store_patience, self._ledger_patience = Patience("Online store", clock), Patience("Ledger", clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
-        self._unrecorded: OrderedDict[str, Entry] = OrderedDict()
+        self._unrecorded = unrecorded or Unrecorded()
         self._journaled: OrderedDict[str, None] = OrderedDict()
         self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
         self.missing = Missing()
@@ -135,8 +147,7 @@ class Scorer:
             if not isinstance(error, JournalFull | JournalUnavailable):
                 raise
             logger.warning("Journal: %s", error)
-            code = "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable"
-            return [_not_durable(code)] * len(transactions)
+            return [not_durable(error)] * len(transactions)
         return [_answer(transaction, different, group) for transaction in transactions]
 
     def find(self, transaction_id: str) -> StoredDecision | None:
@@ -145,8 +156,7 @@ class Scorer:
         Raises:
             LedgerUnavailable: it is not in the online store, and the ledger cannot be asked.
         """
-        entry = self._unrecorded.get(transaction_id)
-        record = entry.decision if entry else None
+        record = self._unrecorded.decisions([transaction_id]).get(transaction_id)
         if record is None:
             try:
                 record = self.online_store().decision(transaction_id)
@@ -162,7 +172,7 @@ class Scorer:
         return self._stores(self._champion())[0]
 
     def cause(self, loaded: Loaded) -> str | None:
-        """Why a rule decides in place of the model, as far as that does not depend on the payment; None: it does not."""
+        """Why a rule decides in place of the model, whatever the payment; None: the model does."""
         if loaded.champion is None:
             return loaded.cause or NO_CHAMPION
         return MODEL_EXPIRED if loaded.is_expired(utc_now()) else None
@@ -195,6 +205,8 @@ class Scorer:
         with stage("record"):
             if group.records:
                 self._journal.append(group.records)
+        if group.compared is not None:
+            self._offer(group.compared, group.answers)
         for id_ in (*group.answers, *group.earlier):
             self._journaled[id_] = None
         while len(self._journaled) > _JOURNALED_KEPT:
@@ -229,7 +241,7 @@ class Scorer:
                 return
             cards, merchants = state.include(group.fresh)
             if cause is None and loaded.champion is not None:
-                verdicts = judge(loaded.champion, group.fresh, cards, merchants, view.as_of_us, self._validity)
+                verdicts = self._judge(group, loaded.champion, cards, merchants, view.as_of_us)
             else:
                 verdicts = [fallback(cause or NO_CHAMPION, self._validity.decision)] * len(group.fresh)
             entries = self._entries(group, loaded, verdicts, view.as_of_us)
@@ -244,6 +256,7 @@ class Scorer:
             if outcome.is_recorded:
                 group.was_recorded(entries, outcome.decided, self._journaled)
                 return
+        group.compared = None
         # Sound numbers cannot be had: others write to the same cards and merchants all the time, or the store is away.
         verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
         self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
@@ -259,16 +272,27 @@ class Scorer:
             state.forget(transaction)
         return state.read(group.fresh) if others and fresh else view
 
+    def _judge(
+        self,
+        group: _Group,
+        champion: Champion,
+        cards: Sequence[EntityState],
+        merchants: Sequence[EntityState],
+        as_of_us: int | None,
+    ) -> list[Verdict]:
+        rival, rest = self._rival_of(champion), (group.fresh, cards, merchants, as_of_us, self._validity)
+        if rival is None:
+            group.compared = None
+            return judge(champion, *rest)
+        verdicts = judge_with_canary(champion, rival, *rest)
+        group.compared = Compared(champion, rival.model, group.fresh, verdicts)
+        return verdicts
+
     def _find_earlier(self, group: _Group, view: View | None) -> None:
-        """Decisions there are already: kept here, in the online store, or in the ledger where only it may have them."""
-        for transaction in group.fresh:
-            id_ = transaction.transaction_id
-            record = view.decisions.get(id_) if view else None
-            if record is None and id_ in self._unrecorded:
-                record = self._unrecorded[id_].decision
-            if record is not None:
-                # A process may have ended between the online store and its journal.
-                group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
+        """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
+        ids = [transaction.transaction_id for transaction in group.fresh]
+        for id_, record in (self._unrecorded.decisions(ids) | (dict(view.decisions) if view else {})).items():
+            self._stands(group, id_, record)
         is_uncertain = self._clock() < self._ask_ledger_until or view is None
         asked = [
             transaction.transaction_id
@@ -289,12 +313,12 @@ class Scorer:
                 group.was_decided(id_, stored)
                 if view and id_ not in view.stored:
                     # The online store lost it, or never had it: it takes it with the next group.
-                    self._unrecorded[id_] = Entry(stored.transaction, stored.record)
+                    self._unrecorded.keep([Entry(stored.transaction, stored.record)])
 
     def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
-            answer = answer_of(transaction, verdict, facts, as_of_us, now)
+            answer = answer_of(transaction, verdict, verdict.model or facts, as_of_us, now)
             group.answers[transaction.transaction_id] = answer
             group.verdicts[transaction.transaction_id] = transaction, verdict
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
@@ -303,37 +327,49 @@ class Scorer:
     def _count(self, group: _Group, loaded: Loaded, as_of_us: int | None) -> None:
         if not group.verdicts:
             return
-        vectors = []
+        vectors, probabilities = [], []
+        amounts: dict[tuple[str, str], list[float]] = {}
         for transaction, verdict in group.verdicts.values():
-            amount_of(verdict.decision, transaction.currency).observe(transaction.amount_minor / 10**MINOR_DIGITS)
+            amount = transaction.amount_minor / 10**MINOR_DIGITS
+            amounts.setdefault((verdict.decision, transaction.currency), []).append(amount)
             if verdict.fallback is not None:
                 fallback_of(verdict.fallback).inc()
             elif verdict.probability is not None:
-                metrics().score.observe(verdict.probability)
+                probabilities.append(verdict.probability)
             if verdict.features is not None:
                 vectors.append(verdict.features)
+        for (decision, currency), values in amounts.items():
+            observe_all(amount_of(decision, currency), values)
+        observe_all(metrics().score, probabilities)
         if vectors and loaded.champion:
             self.missing.add(loaded.champion.bundle.feature_names, vectors)
         if as_of_us is not None:
             newest_us = max(transaction.event_time_us for transaction, _ in group.verdicts.values())
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
+    def _stands(self, group: _Group, id_: str, record: bytes) -> None:
+        # A process may have ended between the online store, or what it could not take, and its journal.
+        group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
+
     def _leave(self, group: _Group, entries: list[Entry]) -> None:
         """Keep what the online store could not take; it is durable all the same."""
-        group.records += [entry.decision for entry in entries]
-        for entry in entries:
-            self._unrecorded[entry.transaction.transaction_id] = entry
-        while len(self._unrecorded) > MOST_UNRECORDED:
-            # The decision stands, and the next rebuild of the online state brings the transaction.
-            self._unrecorded.popitem(last=False)
-            metrics().state_behind.inc()
+        earlier, gone = self._unrecorded.keep(entries)
+        # The decisions that had to go stand, and the next rebuild of the online state brings their transactions.
+        metrics().state_behind.inc(gone)
+        group.records += [entry.decision for entry in entries if entry.transaction.transaction_id not in earlier]
+        for id_, record in earlier.items():
+            self._stands(group, id_, record)
 
     def _record_the_unrecorded(self, state: RecentState) -> None:
-        while self._unrecorded:
-            entries = list(self._unrecorded.values())[:500]
-            _record(state, entries)
-            for entry in entries:
-                del self._unrecorded[entry.transaction.transaction_id]
+        while entries := self._unrecorded.oldest(_UNRECORDED_AT_ONCE):
+            decided = _record(state, entries)
+            self._unrecorded.remove(entries)
+            twice = [t.transaction_id for t, decision in entries if decided.get(t.transaction_id, decision) != decision]
+            if twice:
+                logger.warning(
+                    "%d payments had been decided before the online store was away, and were again meanwhile; the "
+                    "first decision stands, such as that on %s", len(twice), twice[0],
+                )  # fmt: skip
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
         self._store_patience.tell(error)
@@ -395,10 +431,12 @@ def _reused() -> Problem:
     )
 
 
-def _not_durable(code: str) -> Problem:
+def not_durable(error: JournalFull | JournalUnavailable) -> Problem:
+    """What a caller is told when nothing can be made durable now."""
     return Problem(
         503,
-        code,
-        "The decision cannot be stored now, so none is given.",
-        next_step="Send the same transaction again shortly; until then apply your own fallback.",
+        "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable",
+        "Nothing can be stored durably now, so nothing is answered.",
+        next_step="Send the same again shortly; until then apply your own fallback.",
+        headers={"Retry-After": "1"},
     )

@@ -36,7 +36,7 @@ class FraudScorer:
     """Answers APPROVE, REVIEW or BLOCK for payments by card, with probability, reasons and model version."""
 
     def __init__(self) -> None:
-        # BentoML says where the workers of a service share their metrics; it must have said so before the first is made.
+        # BentoML says where the workers of a service share their metrics, and must have before the first is made.
         from bentoml._internal.container import BentoMLContainer
 
         self._metrics_client = BentoMLContainer.metrics_client.get()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -24,11 +25,47 @@ import psycopg2
 START_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class PostgresServer:
-    """A running server that trusts every local connection."""
+    """A server that trusts every local connection; it may be stopped and started again with all it holds."""
 
     port: int
+    program: Path
+    data: Path
+    user: dict[str, object]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it on its port and wait until it answers.
+
+        Raises:
+            RuntimeError: it did not start; the message holds its own output.
+        """
+        log = self.data.parent / "server.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(str(self.program), "-D", str(self.data), "-p", str(self.port)),
+                    *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+                    # Durability is not what these tests are about, and an fsync costs more than most of them.
+                    *("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"),
+                    *("-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "timezone=UTC"),
+                ],
+                stdout=output, stderr=subprocess.STDOUT, **_started_by(self.user),
+            )  # fmt: skip
+        _wait_until_ready(self.process, self.port, log)
+
+    def stop(self) -> None:
+        """Stop it, whoever is connected, with everything that was committed on disk."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown: SIGTERM waits for clients to leave
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql+psycopg2://postgres:postgres@127.0.0.1:{self.port}/{database}"
@@ -109,7 +146,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     user = _unprivileged_user()
     root = Path(tempfile.mkdtemp(prefix="fraud-postgres-"))
     root.chmod(0o755)
-    server: subprocess.Popen[bytes] | None = None
+    server: PostgresServer | None = None
     try:
         bin_ = _binaries(root / "copy", user)
         data = root / "data"
@@ -128,28 +165,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        log = root / "server.log"
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [
-                    *(str(bin_ / "postgres"), "-D", str(data), "-p", str(port)),
-                    *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
-                    # Durability is not what these tests are about, and an fsync costs more than most of them.
-                    *("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"),
-                    *("-c", "max_connections=100", "-c", "shared_buffers=64MB", "-c", "timezone=UTC"),
-                ],
-                stdout=output, stderr=subprocess.STDOUT, **_started_by(user),
-            )  # fmt: skip
-        _wait_until_ready(server, port, log)
-        yield PostgresServer(port)
+        server = PostgresServer(port, bin_ / "postgres", data, user)
+        server.start()
+        yield server
     finally:
         if server is not None:
-            server.terminate()
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            server.stop()
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -152,7 +152,7 @@ def rollback(
 def champion(
     as_of: Annotated[datetime | None, typer.Option(help="Moment, UTC. Default: now.")] = None,
 ) -> None:
-    """Which model decided at a moment, and every promotion, refusal and rollback."""
+    """Which model decided at a moment, every promotion, refusal and rollback, and every challenger."""
     from fraud_pipelines.ledger import open_ledger
     from fraud_pipelines.terminal import output, table
 
@@ -167,6 +167,16 @@ def champion(
             for row in ledger.promotions()
         ],
     )  # fmt: skip
+    if challenges := ledger.challenges():
+        table(
+            "\nChallengers",
+            ["#", "when (UTC)", "version", "percent of cards", "actor", "reason"],
+            [
+                [row.challenge_id, f"{row.decided_at:%Y-%m-%d %H:%M:%S}", row.model_version or "none",
+                 f"{row.canary_percent:g}", row.actor, row.reason]
+                for row in challenges
+            ],
+        )  # fmt: skip
 
 
 @app.command(

@@ -3,16 +3,22 @@
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from fraud_pipelines.errors import SettingInvalid
 from fraud_pipelines.settings import PROJECT_ROOT, load_settings
 from fraud_pipelines.terminal import print_checks
+from fraud_pipelines.verdicts import Verdict
 
 app = typer.Typer()
+
+
+Url = Annotated[str | None, typer.Option(help="Base URL of the service. Default: this machine.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with the API key, where the service asks for one.")]
 
 
 @app.command(
@@ -22,28 +28,60 @@ app = typer.Typer()
 def score(
     file: Annotated[str | None, typer.Argument(help="JSON file with one transaction; - reads standard input.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Score a transaction of the warehouse instead.")] = None,
-    url: Annotated[str | None, typer.Option(help="Base URL of the service. Default: this machine.")] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="File with the API key, where the service asks for one.")
-    ] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Send one transaction to the running service and print its answer."""
-    from fraud_pipelines.scoring_client import post_transaction, stored_transaction
-    from fraud_pipelines.terminal import output
+    from fraud_pipelines.raw.scoring_request import stored_transaction
 
-    settings = load_settings()
-    key = _api_key(key_file) if key_file else None
     if (file is None) == (id_ is None):
         raise typer.BadParameter("Give either a JSON file or --id TRANSACTION_ID. Example: fraud score payment.json")
     if id_ is not None:
-        transaction = stored_transaction(settings, id_)
+        transaction = stored_transaction(load_settings(), id_)
     else:
         try:
             transaction = json.loads(sys.stdin.read() if file == "-" else Path(str(file)).read_text())
         except (OSError, ValueError) as error:
             raise typer.BadParameter(f"{file} cannot be read as one JSON transaction: {error}") from error
-    answer = post_transaction(url or f"http://127.0.0.1:{settings.serving_port}", transaction, key=key)
-    output.print_json(json.dumps(answer))
+    _print_answer("/score", transaction, url, key_file)
+
+
+@app.command(epilog="Example:  fraud explain 8841 --url https://scoring.example --key-file console.key")
+def explain(
+    transaction_id: Annotated[str, typer.Argument(help="A payment that was decided.")],
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Take a decision of the running service apart: every reason, what would have been approved, a text to read out."""
+    _print_answer("/explain", {"transaction_id": transaction_id}, url, key_file)
+
+
+@app.command(
+    epilog="Examples:  fraud feedback 8841 CONFIRMED_FRAUD   |   "
+    "fraud feedback 8841 FALSE_POSITIVE --note 'Customer called: it was her' --key-file console.key"
+)
+def feedback(
+    transaction_id: Annotated[str, typer.Argument(help="The payment.")],
+    verdict: Annotated[Verdict, typer.Argument(help="CONFIRMED_FRAUD and FALSE_POSITIVE become labels.")],
+    note: Annotated[str | None, typer.Option(help="Free text; card numbers in it are masked.")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Tell the running service what came of a payment."""
+    # Made here, so that a second attempt after a lost answer counts once.
+    body = {"feedback_id": str(uuid.uuid4()), "transaction_id": transaction_id, "verdict": verdict, "note": note}
+    _print_answer("/feedback", body, url, key_file)
+
+
+def _print_answer(path: str, body: Any, url: str | None, key_file: Path | None) -> None:
+    from fraud_pipelines.scoring_connection import ScoringConnection
+    from fraud_pipelines.terminal import output
+
+    base_url = url or f"http://127.0.0.1:{load_settings().serving_port}"
+    # Fewer attempts than a program makes: a person waits, and can look.
+    with ScoringConnection(base_url, _api_key(key_file) if key_file else None, retries=1) as connection:
+        answer = connection.send("POST", path, json.dumps(body).encode())
+    output.print_json(answer.decode())
 
 
 def _api_key(file: Path) -> str:

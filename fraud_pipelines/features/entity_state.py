@@ -25,23 +25,12 @@ class EntityState:
 
     Args:
         entity: card or merchant.
-        keep_us: what is older by more than the newest transaction, the one that is added, and `asked_us` may be forgotten
-            when space runs out. One with a wrong year must not take the history of all others with it.
+        keep_us: what is older than the newest transaction by more may be forgotten when space runs out.
         known_since_us: how far back (exclusive) it is complete, transactions and labels.
     """
 
     __slots__ = (
-        *(
-            "asked_us",
-            "attributes",
-            "first_label_us",
-            "ids",
-            "is_card",
-            "keep_us",
-            "known_since_us",
-            "label_amount",
-            "label_fraud",
-        ),
+        *("attributes", "first_label_us", "ids", "is_card", "keep_us", "known_since_us", "label_amount", "label_fraud"),
         *("label_ids", "label_time_us", "labels", "labels_known_since_us", "latitude", "longitude", "numbers", "size"),
         *("amount_minor", "codes", "time_us"),
     )
@@ -51,7 +40,6 @@ class EntityState:
     ) -> None:
         self.is_card = entity == "card"
         self.keep_us, self.known_since_us, self.labels_known_since_us = keep_us, known_since_us, labels_known_since_us
-        self.asked_us = NEVER_US  # the earliest transaction that this history is wanted for now
         self.size = self.labels = 0
         self.ids: list[str] = []
         self.label_ids: dict[str, int] = {}  # transaction_id -> when its first label counts from
@@ -109,8 +97,14 @@ class EntityState:
         attributes: Sequence[str | None],
         latitude: float | None = None,
         longitude: float | None = None,
+        *,
+        asked_from_us: int | None = None,
     ) -> bool:
-        """Add a transaction in its place; False when it is there already."""
+        """Add a transaction in its place; False when it is there already.
+
+        Args:
+            asked_from_us: earliest moment whose history will be asked for next: it is not forgotten to make room.
+        """
         row = self.size
         if row and time_us <= self.time_us[row - 1]:
             first = bisect_left(self.time_us, time_us, 0, row)
@@ -121,7 +115,8 @@ class EntityState:
         elif time_us <= self.known_since_us:
             return False  # before what is held; whoever needs it reads further back
         if self.size == len(self.time_us):
-            row -= self._make_room(time_us)
+            earliest_us = time_us if asked_from_us is None else min(time_us, asked_from_us)
+            row -= self._make_room(earliest_us)
         self._open(row)
         self.ids.insert(row, transaction_id)
         self.time_us[row] = time_us
@@ -178,9 +173,9 @@ class EntityState:
         for array in (self.time_us, self.amount_minor, self.first_label_us, *self.codes, *self._places()):
             array[row + 1 : self.size + 1] = array[row : self.size].copy()
 
-    def _make_room(self, time_us: int) -> int:
-        """Forget what no window can reach any more, else double the space; how many rows went."""
-        horizon_us = min(int(self.time_us[self.size - 1]), time_us, self.asked_us) - self.keep_us
+    def _make_room(self, earliest_us: int) -> int:
+        """Forget what no window from `earliest_us` on can reach, else double the space; how many rows went."""
+        horizon_us = min(int(self.time_us[self.size - 1]), earliest_us) - self.keep_us
         gone = bisect_right(self.time_us, horizon_us, 0, self.size)
         if gone < self.size // 4:
             gone = 0

@@ -213,14 +213,25 @@ def _attributes(now: ScoredTransaction, is_card: bool) -> tuple[str | None, ...]
     return (now.merchant_id, now.country, now.device_id, now.category) if is_card else (now.card_id,)
 
 
-def add_transaction(transaction: ScoredTransaction, card: EntityState | None, merchant: EntityState | None) -> None:
-    """Let a transaction count for later ones of its card and merchant, where they are held; again changes nothing."""
+def add_transaction(
+    transaction: ScoredTransaction,
+    card: EntityState | None,
+    merchant: EntityState | None,
+    *,
+    asked_from_us: int | None = None,
+) -> None:
+    """Let a transaction count for later ones of its card and merchant, where they are held; again changes nothing.
+
+    Args:
+        asked_from_us: see EntityState.add_event.
+    """
     t = transaction
     event = (t.event_time_us, t.transaction_id, t.amount_minor)
     if card is not None:
-        card.add_event(*event, _attributes(t, True), t.merchant_latitude, t.merchant_longitude)
+        place = (t.merchant_latitude, t.merchant_longitude)
+        card.add_event(*event, _attributes(t, True), *place, asked_from_us=asked_from_us)
     if merchant is not None:
-        merchant.add_event(*event, _attributes(t, False))
+        merchant.add_event(*event, _attributes(t, False), asked_from_us=asked_from_us)
 
 
 def _own_values(transactions: Sequence[ScoredTransaction]) -> OwnValues:

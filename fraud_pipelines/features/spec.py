@@ -135,7 +135,7 @@ class FeatureSpec:
     large_amount: LargeAmount | None = None
     reasons: tuple[ReasonCode, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
 

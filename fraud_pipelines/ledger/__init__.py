@@ -1,4 +1,4 @@
-"""The ledger: ingestions, decisions, feedback, promotions with their bundles, reports and API keys, as rows that stay.
+"""The ledger: ingestions, decisions, feedback, promotions, challenges, bundles, reports, API keys; rows that stay.
 
 SQLite in the embedded form, PostgreSQL in production; SQLAlchemy and Alembic on both.
 """
@@ -7,22 +7,29 @@ from fraud_pipelines.ledger.ledger import Ledger, open_ledger
 from fraud_pipelines.ledger.records import (
     ApiKey,
     Arrival,
+    Challenge,
+    CurrentChallenger,
     CurrentChampion,
     Decision,
+    DecisionRow,
     DecisionSummary,
     Feedback,
     Ingestion,
     Log,
     Promotion,
     Report,
-    Verdict,
+    ShadowDecision,
 )
+from fraud_pipelines.verdicts import Verdict
 
 __all__ = [
     "ApiKey",
     "Arrival",
+    "Challenge",
+    "CurrentChallenger",
     "CurrentChampion",
     "Decision",
+    "DecisionRow",
     "DecisionSummary",
     "Feedback",
     "Ingestion",
@@ -30,6 +37,7 @@ __all__ = [
     "Log",
     "Promotion",
     "Report",
+    "ShadowDecision",
     "Verdict",
     "open_ledger",
 ]

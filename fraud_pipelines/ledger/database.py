@@ -1,6 +1,6 @@
 """The database under the ledger: connections, transactions, schema; what every kind of row needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,16 @@ class Database:
         """Give back every connection."""
         self._engine.dispose()
 
-    def _insert_new(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
+    def _insert_new(
+        self, connection: Connection, table: Table, key: str | Sequence[str], rows: list[dict[str, Any]]
+    ) -> None:
         if not rows:
             return
+        keys = [key] if isinstance(key, str) else list(key)
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+        statement = dialect.insert(table).on_conflict_do_nothing(index_elements=keys)
         # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
-        connection.execute(statement, sorted(rows, key=lambda row: str(row[key])))
+        connection.execute(statement, sorted(rows, key=lambda row: [str(row[name]) for name in keys]))
 
     def _rows(self, table: Table, *order: Any) -> list[Row[Any]]:
         with self._transaction() as connection:

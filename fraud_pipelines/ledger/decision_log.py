@@ -1,6 +1,6 @@
 """Decisions and feedback in the ledger: the rows that follow the stream of payments."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.ledger import schema
 from fraud_pipelines.ledger.database import Database
-from fraud_pipelines.ledger.records import Arrival, Decision, DecisionSummary, Feedback, Log, utc_now
+from fraud_pipelines.ledger.records import Arrival, Decision, DecisionRow, DecisionSummary, Feedback, Log, utc_now
 
 # Rows of a log read at a time: a reader of SQLite keeps writers waiting, and a day need not fit into memory twice.
 PAGE_ROWS = 20_000
@@ -51,6 +51,44 @@ class DecisionLog(Database):
         with self._transaction() as connection:
             self._remember_names(connection, decisions)
             self._insert_new(connection, schema.decisions, "transaction_id", list(map(_row, decisions)))
+
+    def record_rows(self, rows: Sequence[DecisionRow], names: Mapping[str, Sequence[str]]) -> None:
+        """Store a batch as `record_decisions` does, from rows that are written out already: five times as fast.
+
+        Args:
+            names: those of every feature spec of the rows.
+        Raises:
+            ContractBroken: the names of a spec are other ones than before.
+        """
+        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
+        ordered = sorted(rows)
+        columns = ", ".join(DecisionRow._fields)
+        insert_into = f"insert into decisions ({columns}) values"
+        with self._transaction() as connection:
+            for spec_hash, own in names.items():
+                self._remember(connection, spec_hash, list(own))
+            if connection.dialect.name == "postgresql":
+                from psycopg2.extras import execute_values  # type: ignore[import-untyped]
+
+                cursor = connection.connection.cursor()
+                execute_values(
+                    cursor, f"{insert_into} %s on conflict (transaction_id) do nothing", ordered, page_size=500
+                )
+                cursor.close()
+            else:
+                marks = ", ".join("?" * len(DecisionRow._fields))
+                # As SQLAlchemy writes moments.
+                written = [
+                    row._replace(
+                        event_time=row.event_time.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
+                        decided_at=row.decided_at.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
+                    )
+                    for row in ordered
+                ]
+                connection.exec_driver_sql(
+                    f"{insert_into} ({marks}) on conflict (transaction_id) do nothing",
+                    written,  # type: ignore[arg-type]
+                )
 
     def decision(self, transaction_id: str) -> Decision | None:
         """The decision on one transaction, if there is one."""
@@ -180,20 +218,21 @@ class DecisionLog(Database):
             ContractBroken: a decision has other features than its spec.
         """
         for decision in decisions:
-            spec_hash, names = decision.feature_spec_hash, list(decision.features)
-            if spec_hash is None or not names:
-                continue
-            found = self._names(connection, spec_hash)
-            if found is None:
-                row = {"feature_spec_hash": spec_hash, "names": names}
-                self._insert_new(connection, schema.feature_names, "feature_spec_hash", [row])
-            elif found == names:
-                self._known_names[spec_hash] = found  # read, and so committed
-            else:
-                raise ContractBroken(
-                    f"Decision on {decision.transaction_id}: its features are not those of spec {spec_hash}; found "
-                    f"{len(names)}, first {names[0]}. Keep one order of features per spec."
-                )
+            if decision.feature_spec_hash is not None and decision.features:
+                self._remember(connection, decision.feature_spec_hash, list(decision.features))
+
+    def _remember(self, connection: Connection, spec_hash: str, names: list[str]) -> None:
+        found = self._names(connection, spec_hash)
+        if found is None:
+            row = {"feature_spec_hash": spec_hash, "names": names}
+            self._insert_new(connection, schema.feature_names, "feature_spec_hash", [row])
+        elif found == names:
+            self._known_names[spec_hash] = found  # read, and so committed
+        else:
+            raise ContractBroken(
+                f"Decisions with the feature spec {spec_hash}: expected its features {found[:3]}..., found {names[:3]}"
+                "... Keep one order of features per spec."
+            )
 
     def _decision(self, connection: Connection, row: Row[Any]) -> Decision:
         values = dict(row._mapping)

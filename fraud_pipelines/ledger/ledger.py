@@ -1,4 +1,4 @@
-"""Opening the ledger; ingestions, reports and API keys in it. See decision_log.py and promotion_log.py for the rest."""
+"""Opening the ledger; ingestions, reports and API keys in it. See the other *_log.py for the rest."""
 
 from dataclasses import asdict
 from datetime import date, datetime
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, create_engine, delete, event, func, insert, s
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
 from fraud_pipelines.ledger import schema
+from fraud_pipelines.ledger.challenge_log import ChallengeLog
 from fraud_pipelines.ledger.decision_log import DecisionLog
 from fraud_pipelines.ledger.promotion_log import PromotionLog
 from fraud_pipelines.ledger.records import ApiKey, Ingestion, Report
@@ -62,7 +63,7 @@ def open_ledger(url: str) -> "Ledger":
     return ledger
 
 
-class Ledger(DecisionLog, PromotionLog):
+class Ledger(DecisionLog, PromotionLog, ChallengeLog):
     """Rows that are added, never changed; but the counts of a source loaded again and a damaged bundle are renewed, and
     an API key can be revoked.
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.raw.tokens import mask_card_numbers
+from fraud_pipelines.verdicts import Verdict
 
-Verdict = Literal["CONFIRMED_FRAUD", "FALSE_POSITIVE", "PENDING", "ESCALATED"]
 # The ledger's tables that follow the stream of payments, whose rows may arrive long after their moment.
 Log = Literal["decisions", "feedback"]
 
@@ -64,6 +64,31 @@ class Decision:
     anomaly_score: float | None = None
     feature_spec_hash: str | None = None
     answer: dict[str, Any] | None = None
+
+
+class DecisionRow(NamedTuple):
+    """A decision as a row of the ledger is written; thresholds, reasons, features, request and answer are JSON text.
+
+    `features` is a list in the order of the spec of `feature_spec_hash`.
+    """
+
+    transaction_id: str
+    event_time: datetime
+    card_id: str
+    merchant_id: str
+    decision: str
+    fraud_probability: float | None
+    anomaly_score: float | None
+    model_version: str | None
+    bundle_digest: str | None
+    thresholds: str
+    reasons: str
+    features: str
+    feature_spec_hash: str | None
+    request: str
+    fallback: str | None
+    decided_at: datetime
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -154,6 +179,55 @@ class CurrentChampion(NamedTuple):
     model_version: str
     bundle_digest: str | None
     promotion_id: int
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One change of challenger (rule 9): which version is compared with the champion from now on, and why.
+
+    `canary_percent`, in [0, 100], is the share of cards it decides on. Without a version the challenge is over.
+    """
+
+    model_version: str | None
+    bundle_digest: str | None
+    canary_percent: float
+    actor: str
+    reason: str
+    decided_at: datetime = field(default_factory=utc_now)
+    challenge_id: int | None = None
+
+
+class CurrentChallenger(NamedTuple):
+    """The newest challenge: its version, the digest of the bundle, the row, when that was written, and the canary."""
+
+    model_version: str
+    bundle_digest: str
+    challenge_id: int
+    decided_at: datetime
+    canary_percent: float
+
+
+@dataclass(frozen=True)
+class ShadowDecision:
+    """What champion and challenger said of one transaction, from the same feature values.
+
+    `is_canary` tells that the challenger's decision was the answer; else it was the champion's. `decided_at` is the
+    moment of the answer.
+    """
+
+    transaction_id: str
+    event_time: datetime
+    amount_minor: int
+    champion_version: str
+    champion_digest: str
+    champion_probability: float
+    champion_decision: str
+    challenger_version: str
+    challenger_digest: str
+    challenger_probability: float
+    challenger_decision: str
+    is_canary: bool
     decided_at: datetime
 
 

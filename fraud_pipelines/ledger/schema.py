@@ -3,6 +3,7 @@
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Date,
     DateTime,
@@ -102,6 +103,38 @@ promotions = Table(
     Column("as_of", DateTime),
     Column("decided_at", DateTime, nullable=False),
     Column("bundle_digest", String(64)),
+)
+
+challenges = Table(
+    "challenges",
+    metadata,
+    Column("challenge_id", Integer, primary_key=True, autoincrement=True),
+    # None ends the challenge before it.
+    Column("model_version", Text),
+    Column("bundle_digest", String(64)),
+    Column("canary_percent", Float(53), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decided_at", DateTime, nullable=False),
+)
+
+shadow_decisions = Table(
+    "shadow_decisions",
+    metadata,
+    Column("transaction_id", Text, primary_key=True),
+    Column("challenger_digest", String(64), primary_key=True),
+    Column("event_time", DateTime, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("champion_version", Text, nullable=False),
+    Column("champion_digest", String(64), nullable=False),
+    Column("champion_probability", Float(53), nullable=False),
+    Column("champion_decision", String(8), nullable=False),
+    Column("challenger_version", Text, nullable=False),
+    Column("challenger_probability", Float(53), nullable=False),
+    Column("challenger_decision", String(8), nullable=False),
+    Column("is_canary", Boolean, nullable=False),
+    Column("decided_at", DateTime, nullable=False),
+    Index("shadow_decisions_event_time", "challenger_digest", "event_time"),
 )
 
 model_bundles = Table(

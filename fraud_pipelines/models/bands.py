@@ -6,7 +6,6 @@ A probability of 0.2 is a claim; that 14 to 23 % of the payments with such a sco
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,11 +64,6 @@ def observed_bands(is_fraud: np.ndarray, probabilities: np.ndarray) -> tuple[Ban
         Band(low, high, int(n), int(positive))
         for low, high, n, positive in zip(EDGES[:-1], EDGES[1:], rows, frauds, strict=True)
     )
-
-
-def band_of(bands: Sequence[Band], probability: float) -> Band | None:
-    """The band of one probability; None where a model has no bands."""
-    return next((band for band in reversed(bands) if probability >= band.low), None)
 
 
 def _positions(values: np.ndarray) -> np.ndarray:

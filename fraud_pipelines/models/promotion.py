@@ -67,7 +67,7 @@ def promote(
         PromotionRefused: forced without an actor or a reason.
         UnknownVersion, BundleCorrupt: the version cannot be served; nothing is written.
     """
-    _require_words(actor, reason)
+    require_words(actor, reason)
     mirror_champion(registry, ledger)
     previous = ledger.champion_at()
     bundle = registry.load(str(version))
@@ -142,7 +142,7 @@ def rollback(registry: Aliases, ledger: LedgerRows, *, actor: str, reason: str, 
         PromotionRefused: `to` never was champion, or is now.
         UnknownVersion, BundleCorrupt: the version cannot be served; nothing is written.
     """
-    _require_words(actor, reason)
+    require_words(actor, reason)
     history = champions(ledger.promotions())
     present = ledger.champion_at()
     ever = {row.model_version for row in ledger.promotions() if row.kind != "refuse"}
@@ -204,10 +204,15 @@ def champions(rows: Sequence[Promotion]) -> list[str]:
     return line
 
 
-def _require_words(actor: str, reason: str) -> None:
+def require_words(actor: str, reason: str) -> None:
+    """Stop where it is not said who decides, or why.
+
+    Raises:
+        PromotionRefused: names what is missing.
+    """
     missing = [name for name, text in (("actor", actor), ("reason", reason)) if not text.strip()]
     if missing:
         raise PromotionRefused(
-            f"A promotion is recorded with its actor and reason; missing: {' and '.join(missing)}. "
+            f"Such a decision is recorded with its actor and reason; missing: {' and '.join(missing)}. "
             "Add --actor NAME --reason 'WHY'"
         )

@@ -143,16 +143,21 @@ def flips(rows: pd.DataFrame) -> Flips:
     """Recorded against replayed decisions of the rows of a replay."""
     recorded = rows[rows["recorded"].notna()]
     by_model = recorded[~recorded["is_fallback"]]
-    place = {word: number for number, word in enumerate(DECISIONS)}
-    counts = np.zeros((len(DECISIONS), len(DECISIONS)), dtype=np.int64)
-    np.add.at(counts, (by_model["recorded"].map(place).to_numpy(int), by_model["replayed"].map(place).to_numpy(int)), 1)
     again = by_model[by_model["is_served"] & (by_model["version"] == by_model["recorded_version"])]
     return Flips(
-        counts=counts,
+        counts=decision_counts(by_model["recorded"], by_model["replayed"]),
         fallbacks=len(recorded) - len(by_model),
         rescored=len(again),
         moved=int((again["fraud_probability"] != again["recorded_probability"]).sum()),
     )
+
+
+def decision_counts(one: pd.Series, other: pd.Series) -> np.ndarray:
+    """How often one decision stands beside another, shape (3, 3), both in the order APPROVE, REVIEW, BLOCK."""
+    place = {word: number for number, word in enumerate(DECISIONS)}
+    counts = np.zeros((len(DECISIONS), len(DECISIONS)), dtype=np.int64)
+    np.add.at(counts, (one.map(place).to_numpy(int), other.map(place).to_numpy(int)), 1)
+    return counts
 
 
 def money(labelled: pd.DataFrame, column: str, costs: CostMatrix) -> Money:

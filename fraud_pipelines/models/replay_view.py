@@ -8,7 +8,7 @@ from fraud_pipelines.models.replay import LIVE
 from fraud_pipelines.models.replay_summary import Money, Summary
 from fraud_pipelines.terminal import heading, output, table
 
-_MONEY_WORDS = {
+MONEY_WORDS = {
     "fraud_amount": "amount of frauds",
     "fraud_blocked": "  stopped by BLOCK",
     "fraud_reviewed": "  sent to REVIEW",
@@ -41,7 +41,7 @@ def show(summary: Summary) -> None:
         [
             ["transactions", *(f"{column.transactions:,}" for column in columns)],
             ["frauds", *(f"{column.frauds:,}" for column in columns)],
-            *([words, *(_amount(column, name) for column in columns)] for name, words in _MONEY_WORDS.items()),
+            *([words, *(amount_words(column, name) for column in columns)] for name, words in MONEY_WORDS.items()),
             ["saved against approving all", *(_share(column.saving_share) for column in columns)],
         ],
     )
@@ -79,7 +79,8 @@ def _show_flips(summary: Summary) -> None:
     output.print(f"{flips.fallbacks:,} more were decided by the fallback rule, without a model.\n")
 
 
-def _amount(money: Money, name: str) -> str | None:
+def amount_words(money: Money, name: str) -> str | None:
+    """One figure of MONEY_WORDS, to two decimals; None where it is undefined."""
     value = getattr(money, name)
     return None if value is None else f"{value:,.2f}"
 

@@ -18,6 +18,11 @@ from fraud_pipelines.settings import TELEMETRY_OFF, Settings
 # A cold start imports BentoML, SQLAlchemy and XGBoost: about 5 s on a quiet machine, several times that on a busy one.
 READY_WITHIN_SECONDS = 120.0
 STOPPED_WITHIN_SECONDS = 20.0
+# What a service reads, besides its two secrets; the warehouse and the registry are none of its business.
+SERVING_SETTINGS = (
+    *("env", "home", "ledger_url", "online_store_url", "serving_workers", "decision_log_bytes"),
+    *("fallback", "features_max_age_hours", "model_review_days", "rationale_url", "rationale_model"),
+)
 
 
 def champion_bento(settings: Settings, *, version: str | None = None) -> BuiltBento:
@@ -114,27 +119,31 @@ def start_service(
                 f"The service cannot listen on {host}:{port} ({error.strerror}). "
                 "Stop what does, or choose another: fraud serve --port <number>"
             ) from None
-    environment = {
-        **os.environ,
-        **TELEMETRY_OFF,
-        "BENTOML_HOME": str(settings.bentoml_home),
-        "FRAUD_ENV": settings.env,
-        "FRAUD_HOME": str(settings.home),
-        "FRAUD_LEDGER_URL": settings.ledger_url,
-        "FRAUD_ONLINE_STORE_URL": settings.online_store_url,
-        "FRAUD_MODEL_REVIEW_DAYS": str(settings.model_review_days),
-        "FRAUD_TOKEN_KEY": settings.card_token_key().decode(),
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "bentoml", "serve", bento.tag, "--host", host, "--port", str(port)],
         cwd=bento.path,
-        env=environment,
+        env=service_environment(settings),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
         # Ctrl-C in a terminal reaches the whole group: we alone receive it, and stop the service in order.
         start_new_session=True,
     )
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a service: this process's own, with what `settings` say of serving and of nothing else."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+    passed = {f"FRAUD_{name.upper()}": str(getattr(settings, name)) for name in SERVING_SETTINGS}
+    if settings.rationale_key is not None:
+        passed["FRAUD_RATIONALE_KEY"] = settings.rationale_key.get_secret_value()
+    return {
+        **own,
+        **TELEMETRY_OFF,
+        **passed,
+        "BENTOML_HOME": str(settings.bentoml_home),
+        "FRAUD_TOKEN_KEY": settings.card_token_key().decode(),
+    }
 
 
 def stop_service(process: subprocess.Popen[bytes]) -> None:

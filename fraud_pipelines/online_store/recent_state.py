@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fraud_pipelines.features.engine import NEVER_US
 from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transaction
 from fraud_pipelines.features.spec import FeatureSpec
@@ -96,13 +95,10 @@ class RecentState:
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
         cards = [held_cards[transaction.card_id] for transaction in transactions]
         merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
-        for state in (*cards, *merchants):
-            state.asked_us = NEVER_US
+        # The features of all of them come next, and one may be far older than another of its card.
+        asked_from_us = min((transaction.event_time_us for transaction in transactions), default=None)
         for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
-            card.asked_us = min(card.asked_us, transaction.event_time_us)
-            merchant.asked_us = min(merchant.asked_us, transaction.event_time_us)
-        for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
-            add_transaction(transaction, card, merchant)
+            add_transaction(transaction, card, merchant, asked_from_us=asked_from_us)
         self._rows += 2 * len(transactions)
         return cards, merchants
 

@@ -152,7 +152,6 @@ def test_every_command_has_help_and_an_example():
 
 def test_compose_describes_the_production_services():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    assert set(compose["services"]) == {"postgres", "mlflow", "webserver", "daemon", "serving", "nginx"}
     started = {name for name, service in compose["services"].items() if "profiles" not in service}
     assert started == {"postgres", "mlflow", "webserver", "daemon", "serving"}
     for name, service in compose["services"].items():

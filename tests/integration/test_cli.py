@@ -37,6 +37,9 @@ def empty(tmp_path_factory) -> Installation:
         (["score", "--url", "http://127.0.0.1:9", "payment.json"], 4, ["fraud serve"]),
         (["score", "payment.json", "--key-file", "no-such.key"], 2, ["no-such.key cannot be read"]),
         (["score", "payment.json", "--key-file", "payment.json"], 2, ["fk_<id>_<secret>"]),
+        (["explain", "8841", "--url", "http://127.0.0.1:9"], 4, ["fraud serve"]),
+        (["feedback", "8841", "FALSE_POSITIVE", "--url", "http://127.0.0.1:9"], 4, ["fraud serve"]),
+        (["feedback", "8841", "FRAUD"], 2, ["CONFIRMED_FRAUD"]),
         (["keys", "list"], 0, ["fraud keys create"]),
         (["keys", "create", "checkout"], 2, ["--role"]),
         (["keys", "create", "checkout", "--role", "emperor"], 2, ["auditor"]),
@@ -117,8 +120,8 @@ def test_a_transaction_is_sent_with_the_key_of_a_file(keyed, tmp_path):
             *("--key-file", str(tmp_path / "checkout.key")), expect=4, text='{"transaction_id": "1"}',
         )  # fmt: skip
         server.shutdown()
-    assert sent == [f"Bearer {key}"]
-    assert "answered 429" in printed
+    assert sent == [f"Bearer {key}"] * 2  # the second after a moment
+    assert "status_429" in printed
     assert key not in printed
 
 

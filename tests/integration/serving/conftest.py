@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from fraud_pipelines.models.bento import BuiltBento, build_bento
+from fraud_pipelines.models.serve import running_service
 from fraud_pipelines.settings import Settings
 from tests.served_models import tiny_bundle
 
@@ -51,3 +52,14 @@ class Service:
 
     def score(self, body: object) -> httpx.Response:
         return self.client.post("/score", json=body)
+
+
+@pytest.fixture(scope="session")
+def conforming(
+    service_settings: Settings, built: BuiltBento, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service of its own for requests of every kind: what they leave behind disturbs no other test."""
+    settings = Settings(_env_file=None, home=tmp_path_factory.mktemp("conforming"), token_key=TOKEN_KEY)
+    log = settings.home / "serving.log"
+    with running_service(settings, bento=built, log=log) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield Service(client, log)

@@ -24,7 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import open_ledger
+from fraud_pipelines.ledger import Challenge, open_ledger
 from fraud_pipelines.models.bento import BuiltBento
 from fraud_pipelines.models.serve import running_service, start_service, stop_service
 from fraud_pipelines.online_store import open_online_store
@@ -34,7 +34,7 @@ from fraud_pipelines.settings import Settings
 from serving import schemas
 from serving.schemas import ProblemAnswer
 from tests.integration.serving.conftest import TOKEN_KEY, Service
-from tests.served_models import CARD_NUMBER, payment
+from tests.served_models import CARD_NUMBER, constant_bundle, payment
 from tests.stored_events import tables_of
 
 
@@ -96,6 +96,49 @@ def test_probes_and_metrics_answer(service: Service, built: BuiltBento):
     assert f'digest="{built.bundle_digest}"' in metrics
     for stage in ("state", "features", "model", "record", "total"):
         assert f'fraud_score_latency_seconds_bucket{{le="0.002",stage="{stage}"}}' in metrics
+
+
+def test_a_challenger_is_scored_beside_the_champion_and_decides_on_its_canary(
+    service: Service, service_settings: Settings
+):
+    challenger = constant_bundle(0.0)  # REVIEW, whatever the payment is
+    ledger = open_ledger(service_settings.ledger_url)
+    ledger.store_bundle("8", challenger)
+
+    def challenge(version: str | None, percent: float) -> None:
+        digest = challenger.digest if version else None
+        ledger.record_challenge(Challenge(version, digest, percent, "test", "test"))
+        _until(lambda: service.client.get("/health").json()["challenger"]["canary_percent"] == percent)
+        _until(lambda: service.client.get("/health").json()["challenger"]["is_compared"] == (version is not None))
+
+    try:
+        challenge("8", 0.0)
+        answer = service.score(payment(transaction_id="http-shadow-1")).json()
+        assert (answer["decision"], answer["model"]["version"]) == ("APPROVE", "7")
+        challenge("8", 100.0)
+        described = service.client.get("/model").json()
+        assert (described["model"]["version"], described["challenger"]["version"]) == ("7", "8")
+        answer = service.score(payment(transaction_id="http-shadow-2")).json()
+        assert (answer["decision"], answer["model"]["bundle_digest"]) == ("REVIEW", challenger.digest)
+        explained = service.client.post("/explain", json={"transaction_id": "http-shadow-2"}).json()
+        assert explained["model"]["version"] == "8"
+        range_ = (challenger.digest, datetime(2025, 3, 1), datetime(2025, 3, 2))
+        _until(lambda: len(ledger.shadow_decisions(*range_)) == 2)
+        assert {
+            (row.transaction_id, row.champion_decision, row.challenger_decision, row.is_canary)
+            for row in ledger.shadow_decisions(*range_)
+        } == {("http-shadow-1", "APPROVE", "REVIEW", False), ("http-shadow-2", "APPROVE", "REVIEW", True)}
+        assert 'fraud_shadow_total{outcome="flip"} 2.0' in service.client.get("/metrics").text
+    finally:
+        challenge(None, 0.0)
+    assert service.score(payment(transaction_id="http-shadow-3")).json()["model"]["version"] == "7"
+
+
+def _until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,19 @@ from alembic.config import Config
 from sqlalchemy import create_engine, update
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
-from fraud_pipelines.ledger import ApiKey, Decision, Feedback, Ingestion, Ledger, Promotion, Report, open_ledger
+from fraud_pipelines.ledger import (
+    ApiKey,
+    Challenge,
+    CurrentChallenger,
+    Decision,
+    Feedback,
+    Ingestion,
+    Ledger,
+    Promotion,
+    Report,
+    ShadowDecision,
+    open_ledger,
+)
 from fraud_pipelines.ledger.database import MIGRATIONS
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
@@ -313,6 +325,36 @@ def test_rows_from_before_bundles_were_kept_stay_as_they_are(url):
     assert ledger.promotions() == [Promotion("promote", "1", None, "ann", "why", [], None, datetime(2026, 1, 1, 12), 1)]
     assert (ledger.champion_at(), ledger.champion().bundle_digest) == ("1", None)
     ledger.close()
+
+
+def test_the_newest_challenge_stands_until_it_ends_and_no_promotion_is_touched(ledger):
+    assert ledger.challenger() is None
+    ledger.record_promotion(promotion("promote", "1", NOON))
+    rows = [
+        ledger.record_challenge(Challenge("2", "b" * 64, 0.0, "ann", "compare", NOON)),
+        ledger.record_challenge(Challenge("2", "b" * 64, 2.5, "bob", "canary", NOON)),
+    ]
+    assert ledger.challenger() == CurrentChallenger("2", "b" * 64, 2, NOON, 2.5)
+    rows.append(ledger.record_challenge(Challenge(None, None, 0.0, "ann", "enough seen", NOON)))
+    assert ledger.challenger() is None
+    assert ledger.challenges() == rows
+    assert [row.challenge_id for row in rows] == [1, 2, 3]
+    assert (ledger.champion_at(), len(ledger.promotions())) == ("1", 1)
+
+
+def compared(transaction_id: str = "t1", **changes: object) -> ShadowDecision:
+    sides = ("1", "a" * 64, 0.1 + 0.2, "REVIEW", "2", "b" * 64, 0.9, "BLOCK")
+    return replace(ShadowDecision(transaction_id, NOON, 2**40, *sides, True, NOON), **changes)
+
+
+def test_what_both_said_is_stored_once_per_payment_and_challenger(ledger):
+    ledger.record_shadow_decisions([compared("b"), compared("a"), compared("a", challenger_decision="APPROVE")])
+    ledger.record_shadow_decisions([compared("a", challenger_decision="APPROVE"), compared("c")])
+    ledger.record_shadow_decisions([compared("a", challenger_digest="c" * 64, is_canary=False)])
+    day = (datetime(2026, 1, 1), datetime(2026, 1, 2))
+    assert ledger.shadow_decisions("b" * 64, *day) == [compared("a"), compared("b"), compared("c")]
+    assert ledger.shadow_decisions("c" * 64, *day) == [compared("a", challenger_digest="c" * 64, is_canary=False)]
+    assert ledger.shadow_decisions("b" * 64, datetime(2026, 1, 1), NOON) == []
 
 
 def test_ingesting_the_same_content_again_replaces_its_row(ledger):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud_pipelines.errors import ContractBroken
-from fraud_pipelines.models.bands import EDGES, Band, band_of, observed_bands
+from fraud_pipelines.models.bands import EDGES, Band, observed_bands
 
 
 def test_rows_are_counted_in_the_band_their_probability_lies_in():
@@ -22,9 +22,6 @@ def test_rows_are_counted_in_the_band_their_probability_lies_in():
         (0.5, 0.7): (1, 1),
         (0.9, 1.0): (2, 1),
     }
-    assert band_of(bands, 0.4) == Band(0.3, 0.5, 2, 1)
-    assert band_of(bands, 1.0) == bands[-1]
-    assert band_of((), 0.4) is None
 
 
 def test_the_interval_is_the_published_one():
@@ -52,4 +49,3 @@ def test_every_row_is_in_exactly_one_band(rows):
     for band in bands:
         inside = [t for t, p in rows if band.low <= p and (p < band.high or band.high == p == 1)]
         assert (band.transactions, band.frauds) == (len(inside), sum(inside))
-    assert all(band_of(bands, p).low <= p for _, p in rows)

@@ -80,7 +80,7 @@ def refusal(access: Access, headers: Headers, method: str = "POST", path: str = 
         ("DELETE", "/decisions/8841", "admin"),
         ("GET", "/decisions", "admin"),
         ("GET", "/decisions/", "admin"),
-        ("GET", "/decisions/8841/raw", "admin"),
+        ("GET", "/decisions/shop/8841", "analyst auditor admin"),  # the identifier is shop/8841
         ("GET", "/models/8841", "admin"),
         ("POST", "/score/", "admin"),
         ("POST", "/SCORE", "admin"),

@@ -1,12 +1,11 @@
-"""Sending transactions to the scoring service, as a payment service would."""
+"""A stored transaction as a payment service would send it to the scoring service."""
 
 from typing import Any
 
-import httpx
 import pandas as pd
 
 from fraud_pipelines import tables
-from fraud_pipelines.errors import ContractBroken, MissingPartition, ServiceUnavailable
+from fraud_pipelines.errors import MissingPartition
 from fraud_pipelines.raw.currencies import minor_digits
 from fraud_pipelines.settings import Settings
 from fraud_pipelines.warehouse import open_warehouse
@@ -42,22 +41,3 @@ def as_request(row: pd.Series) -> dict[str, Any]:
             continue
         body[str(name)] = f"{value.isoformat()}Z" if name == "event_time" else value
     return body
-
-
-def post_transaction(base_url: str, transaction: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
-    """The service's answer to one transaction, sent with an API key where the service asks for one.
-
-    Raises:
-        ServiceUnavailable: nothing answers at `base_url`, or the service says it cannot answer now.
-        ContractBroken: the service refuses the transaction; the message is the service's own.
-    """
-    try:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        response = httpx.post(f"{base_url}/score", json=transaction, headers=headers, timeout=30)
-    except httpx.TransportError as error:
-        raise ServiceUnavailable(f"No service answers at {base_url}: {error}. Run: fraud serve") from error
-    if response.status_code >= 500 or response.status_code == 429:
-        raise ServiceUnavailable(f"{base_url} answered {response.status_code}: {response.text}")
-    if response.status_code >= 400:
-        raise ContractBroken(f"{base_url} refused the transaction ({response.status_code}): {response.text}")
-    return response.json()
