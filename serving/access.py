@@ -87,6 +87,11 @@ class Access:
         self.refresh()
 
     @property
+    def are_keys_known(self) -> bool:
+        """Whether the keys were ever read; until then everybody is refused."""
+        return self._keys is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether everybody may do everything: outside production, as long as no key was ever made."""
         return self._keys == () and not self._keys_required

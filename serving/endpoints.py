@@ -294,7 +294,7 @@ class Endpoints:
 
     async def readyz(self, request: Request) -> bytes:
         """Whether a payment would get a decision now, the model's or the fallback's."""
-        if self._runtime.journal.is_full:
+        if not self._runtime.is_ready:
             raise Problem.common(503)
         return b'{"status":"ready"}'
 

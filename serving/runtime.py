@@ -251,7 +251,7 @@ class Runtime:
         return {
             # A challenger that fails harms no payment, so it does not count.
             "status": "ok" if all(part["ok"] for part in parts.values()) else "degraded",
-            "can_decide": not self.journal.is_full,
+            "can_decide": self.is_ready,
             **parts,
             "challenger": self.challenger(),
         }
@@ -268,6 +268,11 @@ class Runtime:
             "waiting": self.shadow.waiting,
             **watch.state(),
         }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a payment would get a decision now, the model's or the fallback's."""
+        return not self.journal.is_full and self.access.are_keys_known
 
     @property
     def ledger(self) -> Ledger:

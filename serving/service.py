@@ -64,7 +64,7 @@ class FraudScorer:
         return Answer.model_validate(orjson.loads(timed(result, loop.time() - started)))
 
     async def __is_ready__(self) -> bool:
-        return not self.runtime.journal.is_full
+        return self.runtime.is_ready
 
     @bentoml.on_shutdown
     def finish(self) -> None:

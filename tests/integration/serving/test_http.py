@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,6 @@ def test_numbers_that_are_none_are_refused(service: Service, value):
 def test_every_refusal_has_one_shape_and_heads_have_no_body(service: Service):
     for method, path, status, code in (
         ("GET", "/nothing", 404, "not_found"),
-        ("POST", "/score/", 404, "not_found"),
         ("GET", "/score", 405, "method_not_allowed"),
         ("DELETE", "/decisions/t-1", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
@@ -387,8 +387,8 @@ def test_an_answered_decision_survives_a_kill_of_every_process(service_settings:
             stop_service(process)
     with running_service(service_settings, bento=built) as url:
         again = httpx.post(f"{url}/score", json=body, timeout=30).json()
-    del first["processing_time_ms"], again["processing_time_ms"]
-    assert first == again
+    assert "decision" in first, first
+    assert {**again, "processing_time_ms": 0} == {**first, "processing_time_ms": 0}
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -425,7 +425,6 @@ def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
     home = tmp_path / "home"
     home.mkdir()
     folder = home / "ledger"
-    folder.write_text("a file where the ledger's folder should be")
     settings = service_settings.model_copy(
         update={
             "home": home,
@@ -434,6 +433,9 @@ def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
         }
     )
     with running_service(settings, bento=built, log=home / "log") as url, httpx.Client(base_url=url) as client:
+        # What a full disk, a lost mount or a half-done migration does to its file while the service runs.
+        with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection:
+            connection.execute("alter table decisions rename to hidden")
         first = client.post("/score", json=payment(), timeout=30).json()
         assert first["decision"] == "APPROVE"
         health = client.get("/health", timeout=30).json()
@@ -442,25 +444,44 @@ def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
         assert health["decision_log"]["pending_records"] == 1
         assert client.get("/readyz").status_code == 200
         known = client.get("/decisions/t-1", timeout=30).json()
-        assert (known["answer"]["decision"], known["feedback"]) == ("APPROVE", None)
+        assert known["answer"]["decision"] == "APPROVE"
         unknown = client.get("/decisions/t-2", timeout=30)
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "ledger_unavailable")
-        folder.unlink()
+        with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection:
+            connection.execute("alter table hidden rename to decisions")
         soon(lambda: client.get("/health").json()["status"] == "ok")
         again = client.post("/score", json=payment()).json()
         assert {**again, "processing_time_ms": 0} == {**first, "processing_time_ms": 0}
         ledger = open_ledger(settings.ledger_url)
         soon(lambda: ledger.decision("t-1"))
-        # Whatever happens to the ledger's file while the service runs.
-        with sqlite3.connect(folder / "ledger.sqlite") as connection:
-            connection.execute("alter table decisions rename to hidden")
-        assert client.post("/score", json=payment(transaction_id="t-3")).status_code == 200
-        soon(lambda: client.get("/health").json()["decision_log"]["pending_records"] == 1)
-        assert client.get("/health").json()["status"] == "degraded"
-        with sqlite3.connect(folder / "ledger.sqlite") as connection:
-            connection.execute("alter table hidden rename to decisions")
-        soon(lambda: ledger.decision("t-3"))
         assert client.get("/health").json()["decision_log"]["dead_letters"] == 0
+
+
+def test_a_first_start_without_the_ledger_lets_nobody_in_until_it_knows_the_keys(
+    service_settings: Settings, built: BuiltBento, tmp_path: Path
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    folder = home / "ledger"
+    folder.write_text("a file where the ledger's folder should be")
+    urls = {"ledger_url": f"sqlite:///{folder / 'ledger.sqlite'}", "online_store_url": f"sqlite:///{home / 'o.sqlite'}"}
+    settings = service_settings.model_copy(update={"home": home} | urls)
+    with (home / "log").open("wb") as output:
+        process = start_service(settings, built, host="127.0.0.1", port=(port := free_port()), output=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, path="/livez")
+        probe = httpx.get(f"{url}/readyz", timeout=30)
+        assert (probe.status_code, probe.json()["error"]["code"]) == (503, "not_ready")
+        refused = httpx.post(f"{url}/score", json=payment(), timeout=30)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "keys_not_read")
+        health = httpx.get(f"{url}/health", timeout=30).json()
+        assert (health["status"], health["ledger"]["ok"], health["can_decide"]) == ("degraded", False, False)
+        folder.unlink()
+        wait_until_ready(url)
+        assert httpx.post(f"{url}/score", json=payment(), timeout=30).json()["decision"] == "APPROVE"
+    finally:
+        stop_service(process)
 
 
 OF_THE_SERVICE = {

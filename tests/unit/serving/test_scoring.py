@@ -228,6 +228,28 @@ def test_what_the_warehouse_pushed_and_what_was_labelled_counts(worker: Worker, 
     assert worker.served("t-2") == pytest.approx(expected)
 
 
+def test_a_payment_long_before_or_after_the_others_spoils_nothing(host: Host, loaded: Loaded):
+    """One with a wrong year is the newest of its card from then on; the rest of its history stays, sorted."""
+    worker = host.worker(loaded)
+    day = 24 * 60
+    # A store that knows where the present is does not let one payment move it.
+    host.store(SPEC).rebuild(*tables_of([], []), from_us(NOON_US + 39 * DAY_US))
+    history = [made(f"d{n}", n * day, card="tok_a") for n in range(40)]
+    for start in range(0, 40, 8):
+        worker.decide(*history[start : start + 8])
+    wrong_year = made("wrong", 400 * day, card="tok_a")
+    long_ago = [made(f"old{n}", -300 * day - n, card="tok_a") for n in range(20)]
+    now = [made(f"now{n}", 40 * day + n, card="tok_a") for n in range(20)]
+    worker.decide(wrong_year)
+    worker.decide(*(one for pair in zip(now, long_ago, strict=True) for one in pair))
+    # By hand: of days 11 to 39, 29 payments in the 30 days before day 40 (that of day 10 is 30 days old), and those now.
+    assert [worker.served(f"now{n}")["card_count_30d"] for n in (0, 1, 19)] == [29, 30, 48]
+    assert [worker.served(f"old{n}")["card_count_30d"] for n in (0, 18, 19)] == [19, 1, 0]
+    restarted = host.worker(loaded)
+    restarted.decide(made("last", 40 * day + 30, card="tok_a"))
+    assert restarted.served("last")["card_count_7d"] == 6 + 20
+
+
 # The same transaction again
 
 
