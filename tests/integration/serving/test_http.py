@@ -31,8 +31,8 @@ from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.raw.tokens import tokenize_card
 from fraud_pipelines.settings import Settings
-from serving import schemas
-from serving.schemas import ProblemAnswer
+from serving import answer_schemas
+from serving.answer_schemas import ProblemAnswer
 from tests.integration.serving.conftest import TOKEN_KEY, Service
 from tests.served_models import CARD_NUMBER, constant_bundle, payment
 from tests.stored_events import tables_of
@@ -284,7 +284,7 @@ def test_a_batch_answers_each_row_for_itself(service: Service):
         7,
     ]
     answer = checked_batch = service.client.post("/score_batch", json={"transactions": rows}).json()
-    schemas.BatchAnswer.model_validate(checked_batch)
+    answer_schemas.BatchAnswer.model_validate(checked_batch)
     zero, one, two, three, four = answer["results"]
     assert (answer["decided"], answer["refused"]) == (2, 3)
     assert zero["transaction_id"] == "row-0"

@@ -20,8 +20,8 @@ from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.models.counterfactual import Change, Counterfactual
 from fraud_pipelines.models.policy import Thresholds
 from fraud_pipelines.reasons import FALLBACK_REASONS
+from serving.answer_schemas import Reason
 from serving.rationale import Facts, Rationale, RationaleWriter, cleaned, objection, template
-from serving.schemas import Reason
 from tests.served_models import CARD_NUMBER
 
 KEY = "sk-a-key-that-nobody-may-see"
