@@ -40,11 +40,14 @@ COUNTERFACTUAL = Counterfactual(
     replace(PAYMENT, amount_minor=12_050),
 )
 REASONS = [
-    Reason(code="AMOUNT", words="Amount of this payment", contribution=1.274),
-    Reason(code="WAY_OF_PAYING", words="Way of paying", contribution=0.4),
-    Reason(code="TIME_OF_DAY", words="Time of day", contribution=-0.6),
-    Reason(code="DEVICE_FOR_CARD", words="Device", contribution=0.3),
-    Reason(code="DAY_OF_WEEK", words="Day of the week", contribution=0.2),
+    Reason(code=code, words=words, feature=None, value=None, contribution=contribution)
+    for code, words, contribution in (
+        ("AMOUNT", "Amount of this payment", 1.274),
+        ("WAY_OF_PAYING", "Way of paying", 0.4),
+        ("TIME_OF_DAY", "Time of day", -0.6),
+        ("DEVICE_FOR_CARD", "Device", 0.3),
+        ("DAY_OF_WEEK", "Day of the week", 0.2),
+    )
 ]
 BLOCKED = Facts("BLOCK", 0.831, Thresholds(0.3, 0.7), REASONS, COUNTERFACTUAL)
 GOOD = (
@@ -75,7 +78,9 @@ def test_the_template_of_a_payment_for_review_and_of_an_approved_one():
 
 def test_the_template_where_a_rule_decided():
     said = FALLBACK_REASONS["online_store_unavailable"]
-    facts = Facts("REVIEW", None, None, [Reason(code=said.code, words=said.words, contribution=None)])
+    facts = Facts(
+        "REVIEW", None, None, [Reason(code=said.code, words=said.words, feature=None, value=None, contribution=None)]
+    )
     assert template(facts) == (
         "This payment waits for a person to look at it. No model decided. The history of card and merchant cannot be "
         "read: a person must look."
