@@ -122,7 +122,6 @@ class Scorer:
         self._validity, self._remember_names, self._clock = validity, remember_names, clock
         self._opening = threading.Lock()
         self._opened: tuple[str | None, OnlineStore, RecentState] | None = None
-        self._retired: OnlineStore | None = None
         self._store_patience, self._ledger_patience = Patience("Online store", clock), Patience("Ledger", clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded = unrecorded or Unrecorded()
@@ -381,11 +380,9 @@ class Scorer:
         with self._opening:  # questions open it, too
             if self._opened is None or self._opened[0] != spec_hash:
                 store = self._open_online_store(spec)
-                before, self._opened = self._opened, (spec_hash, store, RecentState(store, spec or load_spec()))
-                if self._retired is not None:
-                    self._retired.close()
-                # Somebody may be asking the one before at this moment: it is closed with the next change.
-                self._retired = before[1] if before else None
+                # The one before is closed with the last reference to it, never by hand: a question may be asking it in
+                # another thread, and a SQLite connection that is closed under a statement takes the process with it.
+                self._opened = spec_hash, store, RecentState(store, spec or load_spec())
             return self._opened[1], self._opened[2]
 
     def _facts_of(self, champion: Champion | None) -> ModelFacts | None:

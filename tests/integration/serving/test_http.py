@@ -223,7 +223,7 @@ def checked(service: Service, method: str, path: str, body: object = None, *, of
         jsonschema.validate(body, {**taken, "components": document["components"]})
     given = described["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.validate(response.json(), {**given, "components": document["components"]})
-    getattr(schemas, given["$ref"].rsplit("/", 1)[1]).model_validate(response.json())
+    getattr(answer_schemas, given["$ref"].rsplit("/", 1)[1]).model_validate(response.json())
     return response.json()
 
 
