@@ -24,13 +24,13 @@ from serving import openapi
 from serving.access import Principal
 from serving.answers import timed
 from serving.bodies import Disconnected, parse, read_body
+from serving.groups import not_durable
 from serving.headers import HEADERS
 from serving.lane import BATCH_PIECE
 from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
-from serving.scoring import not_durable
 
 # A transaction with every field at its longest takes under 2 KiB.
 LARGEST_BODY_BYTES = 64 * 1024

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -33,9 +32,10 @@ from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
-from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, is_same, record_of
+from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, record_of
 from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
+from serving.groups import Group, not_durable
 from serving.judging import Validity, judge, stage
 from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
 from serving.patience import Patience
@@ -58,33 +58,6 @@ class DecisionLog(Protocol):
     """Where decisions become durable: serving.journal.Journal."""
 
     def append(self, records: Sequence[bytes]) -> None: ...
-
-
-@dataclass
-class _Group:
-    """Transactions that are decided together: what is known of each by now, and what has yet to be durable."""
-
-    fresh: list[ScoredTransaction]
-    answers: dict[str, bytes] = field(default_factory=dict)
-    verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
-    earlier: dict[str, StoredDecision] = field(default_factory=dict)
-    records: list[bytes] = field(default_factory=list)
-    compared: Compared | None = None
-
-    def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
-        """Take over a decision there is; with its record where that may not be durable yet."""
-        self.earlier[id_] = stored
-        self.answers.pop(id_, None)
-        self.verdicts.pop(id_, None)
-        self.fresh = [transaction for transaction in self.fresh if transaction.transaction_id != id_]
-        if record is not None:
-            self.records.append(record)
-
-    def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes], journaled: Container[str]) -> None:
-        """The online store has these entries; but of those `decided` before, the first decision stands."""
-        self.records += [decision for t, decision in entries if t.transaction_id not in decided]
-        for id_, record in decided.items():
-            self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
 
 
 class Scorer:
@@ -137,7 +110,7 @@ class Scorer:
         different: dict[str, ScoredTransaction] = {}
         for transaction in transactions:
             different.setdefault(transaction.transaction_id, transaction)
-        group = _Group(list(different.values()))
+        group = Group(list(different.values()))
         try:
             self._decide(group)
         except BaseException as error:
@@ -147,7 +120,7 @@ class Scorer:
                 raise
             logger.warning("Journal: %s", error)
             return [not_durable(error)] * len(transactions)
-        return [_answer(transaction, different, group) for transaction in transactions]
+        return [group.answer(transaction, different[transaction.transaction_id]) for transaction in transactions]
 
     def find(self, transaction_id: str) -> StoredDecision | None:
         """The decision on one transaction, wherever it is by now. Safe from any thread.
@@ -176,7 +149,7 @@ class Scorer:
             return loaded.cause or NO_CHAMPION
         return MODEL_EXPIRED if loaded.is_expired(utc_now()) else None
 
-    def _decide(self, group: _Group) -> None:
+    def _decide(self, group: Group) -> None:
         """Find or make a decision on each transaction, and make it durable."""
         loaded = self._champion()
         cause = self.cause(loaded)
@@ -212,7 +185,7 @@ class Scorer:
             self._journaled.popitem(last=False)
         self._count(group, loaded, view.as_of_us if view else None)
 
-    def _decide_unseen(self, group: _Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
+    def _decide_unseen(self, group: Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
         """The fallback, where no history can be had. A `state` that is too short to be read takes what is decided."""
         if not group.fresh:
             return
@@ -225,9 +198,7 @@ class Scorer:
                 self._store_is_away(error)
         self._leave(group, entries)
 
-    def _decide_on_state(
-        self, group: _Group, loaded: Loaded, cause: str | None, state: RecentState, view: View
-    ) -> None:
+    def _decide_on_state(self, group: Group, loaded: Loaded, cause: str | None, state: RecentState, view: View) -> None:
         for attempt in range(MOST_ATTEMPTS):
             if attempt:
                 metrics().state_conflicts.inc()
@@ -260,7 +231,7 @@ class Scorer:
         verdicts = [fallback(ONLINE_STORE_UNAVAILABLE, self._validity.decision)] * len(group.fresh)
         self._leave(group, self._entries(group, loaded, verdicts, view.as_of_us))
 
-    def _look_again(self, group: _Group, state: RecentState) -> View:
+    def _look_again(self, group: Group, state: RecentState) -> View:
         included = group.fresh
         view = state.read(included)
         self._find_earlier(group, view)
@@ -273,7 +244,7 @@ class Scorer:
 
     def _judge(
         self,
-        group: _Group,
+        group: Group,
         champion: Champion,
         cards: Sequence[EntityState],
         merchants: Sequence[EntityState],
@@ -287,7 +258,7 @@ class Scorer:
         group.compared = Compared(champion, rival.model, group.fresh, verdicts)
         return verdicts
 
-    def _find_earlier(self, group: _Group, view: View | None) -> None:
+    def _find_earlier(self, group: Group, view: View | None) -> None:
         """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
         ids = [transaction.transaction_id for transaction in group.fresh]
         for id_, record in (self._unrecorded.decisions(ids) | (dict(view.decisions) if view else {})).items():
@@ -314,7 +285,7 @@ class Scorer:
                     # The online store lost it, or never had it: it takes it with the next group.
                     self._unrecorded.keep([Entry(stored.transaction, stored.record)])
 
-    def _entries(self, group: _Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
+    def _entries(self, group: Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
         for transaction, verdict in zip(group.fresh, verdicts, strict=True):
             answer = answer_of(transaction, verdict, verdict.model or facts, as_of_us, now)
@@ -323,7 +294,7 @@ class Scorer:
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
         return entries
 
-    def _count(self, group: _Group, loaded: Loaded, as_of_us: int | None) -> None:
+    def _count(self, group: Group, loaded: Loaded, as_of_us: int | None) -> None:
         if not group.verdicts:
             return
         vectors, probabilities = [], []
@@ -346,11 +317,11 @@ class Scorer:
             newest_us = max(transaction.event_time_us for transaction, _ in group.verdicts.values())
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
-    def _stands(self, group: _Group, id_: str, record: bytes) -> None:
+    def _stands(self, group: Group, id_: str, record: bytes) -> None:
         # A process may have ended between the online store, or what it could not take, and its journal.
         group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
 
-    def _leave(self, group: _Group, entries: list[Entry]) -> None:
+    def _leave(self, group: Group, entries: list[Entry]) -> None:
         """Keep what the online store could not take; it is durable all the same."""
         earlier, gone = self._unrecorded.keep(entries)
         # The decisions that had to go stand, and the next rebuild of the online state brings their transactions.
@@ -405,35 +376,3 @@ def _record(state: RecentState, entries: Sequence[Entry]) -> Mapping[str, bytes]
         outcome = state.append(entries)
         if outcome.is_recorded:
             return outcome.decided
-
-
-def _answer(transaction: ScoredTransaction, different: dict[str, ScoredTransaction], group: _Group) -> bytes | Problem:
-    id_ = transaction.transaction_id
-    earlier = group.earlier.get(id_)
-    if earlier is not None:
-        return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
-    first = different[id_]
-    if first is not transaction and not is_same(first, transaction):
-        return _reused()
-    return group.answers[id_]
-
-
-def _reused() -> Problem:
-    return Problem(
-        409,
-        "transaction_id_reused",
-        "This transaction_id was decided for another transaction: its time, card, merchant, amount or currency differ.",
-        field="transaction_id",
-        next_step="Send a new transaction_id, or exactly the same transaction to get its decision.",
-    )
-
-
-def not_durable(error: JournalFull | JournalUnavailable) -> Problem:
-    """What a caller is told when nothing can be made durable now."""
-    return Problem(
-        503,
-        "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable",
-        "Nothing can be stored durably now, so nothing is answered.",
-        next_step="Send the same again shortly; until then apply your own fallback.",
-        headers={"Retry-After": "1"},
-    )

@@ -1,0 +1,67 @@
+"""Transactions that are decided together, and what their callers are told."""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fraud_pipelines.errors import JournalFull, JournalUnavailable
+from fraud_pipelines.features.online import ScoredTransaction
+from fraud_pipelines.online_store.following import Entry
+from serving.answers import StoredDecision, Verdict, is_same
+from serving.problems import Problem
+from serving.shadow import Compared
+
+
+@dataclass
+class Group:
+    """Transactions that are decided together: what is known of each by now, and what has yet to be durable."""
+
+    fresh: list[ScoredTransaction]
+    answers: dict[str, bytes] = field(default_factory=dict)
+    verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
+    earlier: dict[str, StoredDecision] = field(default_factory=dict)
+    records: list[bytes] = field(default_factory=list)
+    compared: Compared | None = None
+
+    def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
+        """Take over a decision there is; with its record where that may not be durable yet."""
+        self.earlier[id_] = stored
+        self.answers.pop(id_, None)
+        self.verdicts.pop(id_, None)
+        self.fresh = [transaction for transaction in self.fresh if transaction.transaction_id != id_]
+        if record is not None:
+            self.records.append(record)
+
+    def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes], journaled: Container[str]) -> None:
+        """The online store has these entries; but of those `decided` before, the first decision stands."""
+        self.records += [decision for t, decision in entries if t.transaction_id not in decided]
+        for id_, record in decided.items():
+            self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
+
+    def answer(self, transaction: ScoredTransaction, first: ScoredTransaction) -> bytes | Problem:
+        """What one caller is told; `first` is the transaction of the same identifier that was decided on."""
+        id_ = transaction.transaction_id
+        earlier = self.earlier.get(id_)
+        if earlier is not None:
+            return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
+        return self.answers[id_] if first is transaction or is_same(first, transaction) else _reused()
+
+
+def not_durable(error: JournalFull | JournalUnavailable) -> Problem:
+    """What a caller is told when nothing can be made durable now."""
+    return Problem(
+        503,
+        "decision_log_full" if isinstance(error, JournalFull) else "decision_log_unavailable",
+        "Nothing can be stored durably now, so nothing is answered.",
+        next_step="Send the same again shortly; until then apply your own fallback.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _reused() -> Problem:
+    return Problem(
+        409,
+        "transaction_id_reused",
+        "This transaction_id was decided for another transaction: its time, card, merchant, amount or currency differ.",
+        field="transaction_id",
+        next_step="Send a new transaction_id, or exactly the same transaction to get its decision.",
+    )
