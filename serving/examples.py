@@ -197,6 +197,7 @@ EXAMPLES: dict[type[BaseModel], Any] = {
             "validation_metrics": {"average_precision": 0.71, "roc_auc": 0.88},
             "expires_at": "2026-03-01T04:00:00Z",
         },
+        "challenger": None,
     },
     Health: {
         "status": "ok",
@@ -205,6 +206,7 @@ EXAMPLES: dict[type[BaseModel], Any] = {
         "online_store": {"ok": True, "as_of": "2025-03-01T02:00:00Z"},
         "ledger": {"ok": True},
         "decision_log": {"ok": True, "pending_records": 0, "pending_bytes": 0, "oldest_seconds": 0.0},
+        "challenger": {"ok": True, "model_version": None},
     },
     Ready: {"status": "ready"},
 }

@@ -246,7 +246,7 @@ class Runtime:
             "oldest_seconds": round(self.journal.oldest_pending_seconds, 3),
             "dead_letters": self.forwarder.dead_letters,
         }
-        model = {"ok": cause is None, "fallback": cause, **self.watch.state()}
+        model = {"ok": cause is None and self.watch.pending is None, "fallback": cause, **self.watch.state()}
         parts = {"model": model, "online_store": store, "ledger": ledger, "decision_log": log}
         return {
             # A challenger that fails harms no payment, so it does not count.

@@ -7,7 +7,6 @@ first answer, not from a model that quietly saw a null. What a field means is sa
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     WithJsonSchema,
     field_validator,
@@ -147,6 +147,8 @@ class Transaction(BaseModel):
     merchant_latitude: Latitude | None = Field(None, examples=[52.50])
     merchant_longitude: Longitude | None = Field(None, examples=[13.35])
 
+    _amount_minor: int = PrivateAttr()
+
     @field_validator("card_id")
     @classmethod
     def _card(cls, value: SecretStr) -> SecretStr:
@@ -171,15 +173,17 @@ class Transaction(BaseModel):
 
     @model_validator(mode="after")
     def _amount_within_range(self) -> Self:
-        if self.amount_minor > limits.LARGEST_AMOUNT_MINOR:
+        # As ingest reads it: nine decimals, then half away from zero.
+        read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
+        self._amount_minor = int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
+        if self._amount_minor > limits.LARGEST_AMOUNT_MINOR:
             raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
         return self
 
-    @cached_property
+    @property
     def amount_minor(self) -> int:
-        """The amount in minor units, as ingest reads it: nine decimals, then half away from zero."""
-        read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
-        return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
+        """The amount in minor units."""
+        return self._amount_minor
 
     def scored(self, token_key: bytes) -> "ScoredTransaction":
         """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""

@@ -70,7 +70,7 @@ class Story:
                 bodies = {"transactions": [self.senders.body_of(id_) for id_ in ids[start : start + 100]]}
                 rows = until_answered(client, "/score_batch", bodies)["results"]
                 self.sent_again |= {row["transaction_id"]: promise(row) for row in rows}
-            for id_ in ids[:: max(1, len(ids) // 400)]:
+            for id_ in ids[:: max(1, len(ids) // 250)]:
                 self.looked_up[id_] = client.get(f"/decisions/{id_}").json()["answer"]
 
     def recorded(self) -> tuple[Counter[str], Counter[str]]:
@@ -116,23 +116,23 @@ def on_postgres(
         senders = Senders(service.url)
         story = Story(senders, open_ledger(settings.ledger_url), settings.online_store_url, settings)
         senders.start()
-        senders.wait_for(200)
+        senders.wait_for(120)
         service.kill_a_worker()
-        senders.wait_for(200)
+        senders.wait_for(120)
         service.kill()
         service.start()
-        senders.wait_for(200)
+        senders.wait_for(120)
 
         # What is under way while the server goes is decided by whoever still reaches it: not sent twice meanwhile.
         senders.repeat_after = float("inf")
         time.sleep(1)
-        before = list(senders.answers)[-300:-200]
+        before = list(senders.answers)[:50]
         own_postgres.stop()
         senders.repeat_after = time.monotonic() + 0.5
-        senders.wait_for(150)
+        senders.wait_for(100)
         service.kill()
         service.start()
-        senders.wait_for(150)
+        senders.wait_for(100)
         story.seen |= without_the_server(service.url, senders, before)
         own_postgres.start()
 
@@ -142,7 +142,7 @@ def on_postgres(
 
         senders.repeat_after = 0.0
         wait_until(recovered)
-        senders.wait_for(200)
+        senders.wait_for(120)
         story.seen["ready"] = httpx.get(f"{service.url}/readyz", timeout=10).status_code
         story.end(service.url)
     return story
@@ -164,10 +164,10 @@ def on_sqlite(service_settings: Settings, built: BuiltBento, tmp_path_factory: p
         senders = Senders(service.url)
         story = Story(senders, open_ledger(settings.ledger_url), settings.online_store_url, settings)
         senders.start()
-        senders.wait_for(200)
+        senders.wait_for(120)
         service.kill()
         service.start()
-        senders.wait_for(200)
+        senders.wait_for(120)
         story.end(service.url)
     return story
 
@@ -208,7 +208,7 @@ def without_the_server(url: str, senders: Senders, before: list[str]) -> dict[st
 def test_every_acknowledged_decision_is_in_the_ledger_as_it_was_acknowledged(story: Story):
     answers = story.senders.answers
     rows = story.ledger.decisions_on(list(answers))
-    assert len(answers) >= 400
+    assert len(answers) >= 240
     assert set(rows) == set(answers)
     assert [(rows[id_].answer, answer) for id_, answer in answers.items() if rows[id_].answer != answer] == []
     assert all(rows[id_].decision == answer["decision"] for id_, answer in answers.items())
@@ -219,14 +219,14 @@ def test_whoever_asks_or_sends_again_gets_what_was_acknowledged(story: Story):
     answers = story.senders.answers
     assert story.senders.changed == []
     assert set(story.sent_again) == set(answers)
-    assert len(story.looked_up) >= 300
+    assert len(story.looked_up) >= 200
     for found in (story.sent_again, story.looked_up):
         assert [(answer, answers[id_]) for id_, answer in found.items() if answer != answers[id_]] == []
 
 
 def test_every_acknowledged_feedback_is_in_the_ledger_once(story: Story):
     said = Counter((f.feedback_id, f.transaction_id, f.verdict) for f in story.ledger.feedback(*EVER))
-    assert len(story.senders.feedback) >= 20
+    assert len(story.senders.feedback) >= 10
     assert {(id_, body["transaction_id"], body["verdict"]) for id_, body in story.senders.feedback.items()} <= set(said)
     assert set(said.values()) == {1}
 

@@ -27,7 +27,8 @@ from starlette.responses import JSONResponse
 
 from fraud_pipelines.api_keys import Role, new_key
 from serving.access import Access
-from serving.problems import LARGEST_BODY_BYTES, Problem
+from serving.endpoints import LARGEST_BATCH_BYTES, LARGEST_BODY_BYTES
+from serving.problems import Problem
 from serving.rate_limits import RateLimits
 from tests.installation import ROOT, free_port
 
@@ -210,7 +211,8 @@ def test_a_body_beyond_the_limit_ends_at_the_proxy(proxy, scoring):
         before = len(scoring.seen)
         announced = client.post("/score", content=b" " * (LARGEST_BODY_BYTES + 1))
         streamed = client.post("/score", content=(b" " * 1024 for _ in range(65)))
-    for response in (announced, streamed):
+        batch = client.post("/score_batch", content=b" " * (LARGEST_BATCH_BYTES + 1))
+    for response in (announced, streamed, batch):
         assert response.status_code == 413
         assert error_of(response)["code"] == Problem.common(413).code
     assert len(scoring.seen) == before
@@ -307,8 +309,8 @@ def test_the_answers_of_the_proxy_have_the_shape_and_the_codes_of_the_service():
 
 
 def test_the_proxy_and_the_service_take_bodies_of_one_size():
-    kilobytes = re.search(r"client_max_body_size (\d+)k;", CONFIGURATION)
-    assert int(kilobytes[1]) * 1024 == LARGEST_BODY_BYTES
+    kilobytes = re.findall(r"client_max_body_size (\d+)k;", CONFIGURATION)
+    assert [int(size) * 1024 for size in kilobytes] == [LARGEST_BODY_BYTES, LARGEST_BATCH_BYTES]
 
 
 def test_compose_mounts_what_the_configuration_reads():

@@ -233,7 +233,7 @@ def test_amounts_moments_and_texts_arrive_as_they_are(cents, at, offset, merchan
     utc = at.replace(tzinfo=UTC) if zone is None else moment.astimezone(UTC)
     for given_as in (fields, Transaction(**fields)):
         arrived = Transaction.model_validate(json.loads(_score(given_as).body))
-        assert (arrived.amount, arrived.amount_minor()) == (amount, cents)
+        assert (arrived.amount, arrived.amount_minor) == (amount, cents)
         assert (arrived.event_time, arrived.merchant_id) == (utc, merchant)
         assert arrived.card_id.get_secret_value() == CARD_NUMBER
 

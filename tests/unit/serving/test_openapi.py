@@ -80,8 +80,7 @@ def test_examples_are_complete(model: type[BaseModel]):
 
 def test_the_numbers_of_the_examples_agree():
     assert (
-        Transaction(**EXAMPLES[Transaction]).amount_minor()
-        == EXAMPLES[schemas.DecisionRecord]["request"]["amount_minor"]
+        Transaction(**EXAMPLES[Transaction]).amount_minor == EXAMPLES[schemas.DecisionRecord]["request"]["amount_minor"]
     )
     explained = Explanation(**EXAMPLES[Explanation])
     assert explained.base_value + sum(r.contribution for r in explained.reasons) == pytest.approx(explained.log_odds)
