@@ -25,7 +25,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from fraud_pipelines.errors import ScoringRefused
 from fraud_pipelines.scoring_connection import AsyncScoringConnection, ScoringConnection
 from fraud_pipelines.verdicts import Verdict
-from serving.schemas import (
+from serving.answer_schemas import (
     Answer,
     BatchAnswer,
     DecisionRecord,
@@ -33,8 +33,8 @@ from serving.schemas import (
     FeedbackReceipt,
     Health,
     ModelDescription,
-    Transaction,
 )
+from serving.schemas import Transaction
 
 Payment = Transaction | Mapping[str, Any]
 Given = TypeVar("Given", bound=BaseModel)

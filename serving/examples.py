@@ -4,21 +4,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serving.problems import Problem
-from serving.schemas import (
+from serving.answer_schemas import (
     Answer,
     BatchAnswer,
-    BatchRequest,
-    ById,
     DecisionRecord,
     Explanation,
     FeedbackReceipt,
-    FeedbackRequest,
     Health,
     ModelDescription,
     Ready,
-    Transaction,
 )
+from serving.problems import Problem
+from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
 
 _ID = "t-000001"
 _PAYMENT = {

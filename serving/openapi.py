@@ -9,22 +9,19 @@ from pydantic.json_schema import models_json_schema
 
 from fraud_pipelines import __version__
 from serving.access import PUBLIC
-from serving.examples import EXAMPLES, REFUSALS
-from serving.schemas import (
+from serving.answer_schemas import (
     Answer,
     BatchAnswer,
-    BatchRequest,
-    ById,
     DecisionRecord,
     Explanation,
     FeedbackReceipt,
-    FeedbackRequest,
     Health,
     ModelDescription,
     ProblemAnswer,
     Ready,
-    Transaction,
 )
+from serving.examples import EXAMPLES, REFUSALS
+from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
 
 # status -> when a caller meets it
 PROBLEMS = {

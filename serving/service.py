@@ -12,11 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fraud_pipelines.settings import load_settings
+from serving.answer_schemas import Answer
 from serving.answers import timed
 from serving.endpoints import DECISION_WITHIN_SECONDS, Endpoints, OwnPaths
 from serving.headers import OwnOriginOnly
 from serving.problems import OneErrorShape, Problem, RefusalsAreNotErrors
-from serving.schemas import Answer, Transaction
+from serving.schemas import Transaction
 
 pages = Starlette()
 

@@ -9,7 +9,7 @@ import pytest
 from fraud_pipelines import reasons
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.reasons import ANOMALY_SCORE, FALLBACK_REASONS, UNUSUAL_COMBINATION
-from serving.schemas import Reason
+from serving.answer_schemas import Reason
 
 SPEC = load_spec()
 JARGON = r"shap|log-odds|label|feature|model|score|anomal|z-?score|ratio|deviation|velocity|entity|window|mcc|atm|null"

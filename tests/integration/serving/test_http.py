@@ -31,8 +31,8 @@ from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.raw.tokens import tokenize_card
 from fraud_pipelines.settings import Settings
-from serving import schemas
-from serving.schemas import ProblemAnswer
+from serving import answer_schemas
+from serving.answer_schemas import ProblemAnswer
 from tests.integration.serving.conftest import TOKEN_KEY, Service
 from tests.served_models import CARD_NUMBER, constant_bundle, payment
 from tests.stored_events import tables_of
@@ -223,7 +223,7 @@ def checked(service: Service, method: str, path: str, body: object = None, *, of
         jsonschema.validate(body, {**taken, "components": document["components"]})
     given = described["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.validate(response.json(), {**given, "components": document["components"]})
-    getattr(schemas, given["$ref"].rsplit("/", 1)[1]).model_validate(response.json())
+    getattr(answer_schemas, given["$ref"].rsplit("/", 1)[1]).model_validate(response.json())
     return response.json()
 
 
@@ -264,7 +264,7 @@ def test_every_endpoint_answers_as_it_is_described(service: Service, built: Buil
     described = set(service.client.get("/docs.json").json()["paths"])
     assert described == {
         *("/score", "/score_batch", "/score_by_id", "/explain", "/feedback", "/decisions/{transaction_id}"),
-        *("/model", "/health", "/readyz", "/livez", "/metrics"),
+        *("/model", "/health", "/readyz", "/livez", "/metrics", "/docs.json"),
     }
 
 
@@ -284,7 +284,7 @@ def test_a_batch_answers_each_row_for_itself(service: Service):
         7,
     ]
     answer = checked_batch = service.client.post("/score_batch", json={"transactions": rows}).json()
-    schemas.BatchAnswer.model_validate(checked_batch)
+    answer_schemas.BatchAnswer.model_validate(checked_batch)
     zero, one, two, three, four = answer["results"]
     assert (answer["decided"], answer["refused"]) == (2, 3)
     assert zero["transaction_id"] == "row-0"

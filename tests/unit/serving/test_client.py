@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fraud_pipelines.errors import ScoringError, ScoringRefused, ScoringUnavailable
+from serving.answer_schemas import RefusedRow
 from serving.client import AsyncScoringClient, ScoringClient, _score
-from serving.schemas import RefusedRow, Transaction
+from serving.schemas import Transaction
 from tests.served_models import CARD_NUMBER, payment
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,12 +10,12 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import BaseModel
 
-from serving import schemas
 from serving.access import ENDPOINTS, PUBLIC
+from serving.answer_schemas import Answer, DecisionRecord, Explanation
 from serving.endpoints import Endpoints
 from serving.examples import EXAMPLES
 from serving.openapi import document
-from serving.schemas import Explanation, Transaction
+from serving.schemas import Transaction
 
 DOCUMENT = document()
 OPERATIONS = {
@@ -79,11 +79,9 @@ def test_examples_are_complete(model: type[BaseModel]):
 
 
 def test_the_numbers_of_the_examples_agree():
-    assert (
-        Transaction(**EXAMPLES[Transaction]).amount_minor == EXAMPLES[schemas.DecisionRecord]["request"]["amount_minor"]
-    )
+    assert Transaction(**EXAMPLES[Transaction]).amount_minor == EXAMPLES[DecisionRecord]["request"]["amount_minor"]
     explained = Explanation(**EXAMPLES[Explanation])
     assert explained.base_value + sum(r.contribution for r in explained.reasons) == pytest.approx(explained.log_odds)
     assert 1 / (1 + math.exp(-explained.log_odds)) == pytest.approx(explained.fraud_probability, abs=1e-4)
-    thresholds = schemas.Answer(**EXAMPLES[schemas.Answer]).thresholds
+    thresholds = Answer(**EXAMPLES[Answer]).thresholds
     assert thresholds.review <= explained.fraud_probability < thresholds.block

@@ -20,8 +20,8 @@ from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.models.counterfactual import Change, Counterfactual
 from fraud_pipelines.models.policy import Thresholds
 from fraud_pipelines.reasons import FALLBACK_REASONS
+from serving.answer_schemas import Reason
 from serving.rationale import Facts, Rationale, RationaleWriter, cleaned, objection, template
-from serving.schemas import Reason
 from tests.served_models import CARD_NUMBER
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -40,11 +40,14 @@ COUNTERFACTUAL = Counterfactual(
     replace(PAYMENT, amount_minor=12_050),
 )
 REASONS = [
-    Reason(code="AMOUNT", words="Amount of this payment", feature="amount", value=900.0, contribution=1.274),
-    Reason(code="WAY_OF_PAYING", words="Way of paying", feature=None, value=None, contribution=0.4),
-    Reason(code="TIME_OF_DAY", words="Time of day", feature=None, value=None, contribution=-0.6),
-    Reason(code="DEVICE_FOR_CARD", words="Device", feature=None, value=None, contribution=0.3),
-    Reason(code="DAY_OF_WEEK", words="Day of the week", feature=None, value=None, contribution=0.2),
+    Reason(code=code, words=words, feature=None, value=None, contribution=contribution)
+    for code, words, contribution in (
+        ("AMOUNT", "Amount of this payment", 1.274),
+        ("WAY_OF_PAYING", "Way of paying", 0.4),
+        ("TIME_OF_DAY", "Time of day", -0.6),
+        ("DEVICE_FOR_CARD", "Device", 0.3),
+        ("DAY_OF_WEEK", "Day of the week", 0.2),
+    )
 ]
 BLOCKED = Facts("BLOCK", 0.831, Thresholds(0.3, 0.7), REASONS, COUNTERFACTUAL)
 GOOD = (

@@ -242,7 +242,7 @@ def test_a_payment_long_before_or_after_the_others_spoils_nothing(host: Host, lo
     now = [made(f"now{n}", 40 * day + n, card="tok_a") for n in range(20)]
     worker.decide(wrong_year)
     worker.decide(*(one for pair in zip(now, long_ago, strict=True) for one in pair))
-    # By hand: days 11 to 39 are 29 payments in the 30 days before day 40 (day 10 is 30 days old); and those now.
+    # By hand: of days 11 to 39, 29 payments in the 30 days before day 40 (day 10 is 30 days old), and those now.
     assert [worker.served(f"now{n}")["card_count_30d"] for n in (0, 1, 19)] == [29, 30, 48]
     assert [worker.served(f"old{n}")["card_count_30d"] for n in (0, 18, 19)] == [19, 1, 0]
     restarted = host.worker(loaded)
