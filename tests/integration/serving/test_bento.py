@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import httpx
@@ -37,6 +40,34 @@ def note(event, arguments):
             with open(log, "a") as file:
                 file.write(path + chr(10))
 sys.addaudithook(note)
+"""
+
+
+# The service without HTTP, as a notebook or another service would use it; then the packages that its code imported.
+AS_AN_OBJECT = """
+import ast, asyncio, json, sys
+from pathlib import Path
+from serving.problems import Problem
+from serving.schemas import Transaction
+from serving.service import FraudScorer
+
+scorer = FraudScorer()
+given = []
+for changes in ({"amount": "900"}, {"amount": "900"}, {"amount": "1"}):
+    try:
+        given.append(asyncio.run(scorer.score(Transaction.model_validate(json.loads(sys.argv[1]) | changes))).decision)
+    except Problem as problem:
+        given.append(problem.status)
+imported = set()
+for name, module in list(sys.modules.items()):
+    if name.split(".")[0] in ("serving", "fraud_pipelines") and getattr(module, "__file__", None):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+print(json.dumps({"given": given, "imported": sorted(imported & set(sys.modules) - set(sys.stdlib_module_names))}))
+scorer.finish()
 """
 
 
@@ -94,7 +125,8 @@ def test_a_bento_whose_model_was_changed_sends_everything_to_review(built: Built
     with served_elsewhere(copied, tmp_path / "run") as (client, _):
         answer = client.post("/score", json=payment(amount="1")).json()
         assert (answer["decision"], answer["fallback"], answer["model"]) == ("REVIEW", "bundle_corrupt", None)
-        assert client.get("/model").json() == {"service_version": "0.1.0", "fallback": "bundle_corrupt", "model": None}
+        described = client.get("/model").json()
+        assert (described["fallback"], described["model"]) == ("bundle_corrupt", None)
         assert 'fraud_fallback_total{cause="bundle_corrupt"} 1.0' in client.get("/metrics").text
         client.post("/score", json=payment(transaction_id="t-2"))
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -179,3 +211,37 @@ def test_the_packages_of_the_bento_are_those_of_the_project():
     bentofile = yaml.safe_load((PROJECT_ROOT / "serving" / "bentofile.yaml").read_text())
     pinned = {requirement.split(";")[0] for requirement in (*project, *development)}
     assert set(bentofile["python"]["packages"]) <= pinned
+
+
+def test_the_service_decides_as_an_object_and_its_bento_names_every_package_it_imports(
+    built: BuiltBento, tmp_path: Path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", AS_AN_OBJECT, json.dumps(payment())],
+        cwd=built.path / "src",
+        env={name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+        | {"PYTHONPATH": str(built.path / "src"), "FRAUD_HOME": str(tmp_path), "FRAUD_TOKEN_KEY": TOKEN_KEY},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["given"] == ["BLOCK", "BLOCK", 409]
+    bentofile = yaml.safe_load((PROJECT_ROOT / "serving" / "bentofile.yaml").read_text())
+    named = {_name(package) for package in bentofile["python"]["packages"]}
+    # What they bring themselves: Starlette with BentoML, protobuf with ONNX, SciPy with XGBoost.
+    brought = {_name(package) for name in named for package in requires(name) or () if "extra ==" not in package}
+    distributions = packages_distributions()
+    unnamed = {
+        name: distributions[name]
+        for name in found["imported"]
+        if name not in ("serving", "fraud_pipelines")
+        and not {_name(distribution) for distribution in distributions[name]} & (named | brought)
+    }
+    assert unnamed == {}
+
+
+def _name(package: str) -> str:
+    """A distribution's name out of a requirement."""
+    return re.split(r"[^\w.-]", package)[0].lower().replace("_", "-")

@@ -264,7 +264,7 @@ def test_every_endpoint_answers_as_it_is_described(service: Service, built: Buil
     described = set(service.client.get("/docs.json").json()["paths"])
     assert described == {
         *("/score", "/score_batch", "/score_by_id", "/explain", "/feedback", "/decisions/{transaction_id}"),
-        *("/model", "/health", "/readyz", "/livez", "/metrics"),
+        *("/model", "/health", "/readyz", "/livez", "/metrics", "/docs.json"),
     }
 
 
@@ -494,16 +494,15 @@ OF_THE_SERVICE = {
 
 
 def test_two_workers_share_their_numbers_and_their_answers(
-    service_settings: Settings, built: BuiltBento, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service_settings: Settings, built: BuiltBento, tmp_path: Path
 ):
-    monkeypatch.setenv("FRAUD_SERVING_WORKERS", "2")
-    monkeypatch.setenv("FRAUD_FEATURES_MAX_AGE_HOURS", "24")
     home = tmp_path / "home"
     urls = {"ledger_url": f"sqlite:///{home / 'ledger.sqlite'}", "online_store_url": f"sqlite:///{home / 'o.sqlite'}"}
     store = open_online_store(urls["online_store_url"])
     store.rebuild(*tables_of([], []), datetime(2025, 3, 1))
     store.close()
-    settings = service_settings.model_copy(update={"home": home} | urls)
+    changed = {"home": home, "serving_workers": 2, "features_max_age_hours": 24.0}
+    settings = service_settings.model_copy(update=changed | urls)
     with running_service(settings, bento=built, log=home / "log") as url, ThreadPoolExecutor(8) as pool:
 
         def score(number: int) -> dict[str, Any]:
@@ -519,6 +518,7 @@ def test_two_workers_share_their_numbers_and_their_answers(
         soon(lambda: "fraud_feature_missing_total{" in httpx.get(f"{url}/metrics").text)
         soon(lambda: numbers(url)['fraud_feature_missing_total{feature="is_online"}'] == 41)
         found = numbers(url)
+    assert "entry_service:fraud-scorer:2" in (home / "log").read_text()
     for name in OF_THE_SERVICE:
         assert [sample for sample in found if sample.startswith(name)], name
 
