@@ -26,6 +26,7 @@ from serving.answers import timed
 from serving.bodies import Disconnected, parse, read_body
 from serving.groups import not_durable
 from serving.headers import HEADERS
+from serving.judging import stage
 from serving.lane import BATCH_PIECE
 from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
@@ -127,7 +128,8 @@ class Endpoints:
 
     async def score(self, request: Request) -> bytes:
         """Decide on one payment."""
-        transaction = _read(Transaction, parse(request.body)).scored(self._runtime.token_key)
+        with stage("parse"):
+            transaction = _read(Transaction, parse(request.body)).scored(self._runtime.token_key)
         return await self._decided(transaction, request.started)
 
     async def score_by_id(self, request: Request) -> bytes:
@@ -290,7 +292,8 @@ class Endpoints:
 
     async def health(self, request: Request) -> bytes:
         """The service and what it depends on."""
-        return orjson.dumps(await self._ask(self._runtime.health))
+        probes = asyncio.get_running_loop().run_in_executor(self._runtime.probes, self._runtime.health)
+        return orjson.dumps(await self._in_time(probes))
 
     async def readyz(self, request: Request) -> bytes:
         """Whether a payment would get a decision now, the model's or the fallback's."""

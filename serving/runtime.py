@@ -97,6 +97,8 @@ class Runtime:
         self._said: OrderedDict[str, Feedback] = OrderedDict()
         self._saying = threading.Lock()
         self.rationale = RationaleWriter.of(settings)
+        # Anybody may ask for the health, as often as they like: that must not keep analysts waiting.
+        self.probes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probes")
         # Whatever asks a store and is no decision: looking up, explaining, probing.
         self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="questions")
         self._is_stopping = threading.Event()
@@ -129,7 +131,8 @@ class Runtime:
         self.shadow.stop(_STOP_SECONDS)
         self.forwarder.stop(_STOP_SECONDS)
         self.journal.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.threads, self.probes):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def publish_counts(self) -> None:
         """Bring into the metrics what is added up apart from them."""

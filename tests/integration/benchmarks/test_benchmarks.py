@@ -25,7 +25,7 @@ def run(script, *arguments):
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("script", ["features.py", "parity.py", "models.py", "promotion.py"])
+@pytest.mark.parametrize("script", ["features.py", "parity.py", "models.py", "promotion.py", "serving.py"])
 def test_help_shows_how_to_run_it(script):
     done = subprocess.run(
         [sys.executable, f"benchmarks/{script}", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
@@ -45,6 +45,15 @@ def test_the_cost_of_a_small_build():
     assert figures["postgres"]["server_cpu_s"] > 0
     assert [size["times"] for size in figures["sizes"]] == [1, 2]
     assert figures["sizes"][1]["rows"] == 2 * figures["rows"]
+
+
+def test_a_few_payments_through_the_service():
+    code, figures = run("serving.py", "--quick", "--soak", "1000")
+    assert (code, figures["errors"]) == (0, 0), figures
+    promised = ("cpu_ms_per_request", "p50_ms", "p99_ms", "requests_per_s", "throughput_ratio", "history_ratio")
+    for name in (*promised, "batch_rows_per_s_per_core", "p99_ms_at_60_percent", "baseline_requests_per_s"):
+        assert figures[name] > 0, name
+    assert figures["soak"]["requests"] == 1000
 
 
 def test_parity_of_a_small_history():
