@@ -176,14 +176,15 @@ class ChampionWatch:
         waiting = None
         if pending:
             waiting = {name: getattr(pending.row, name) for name in ("model_version", "bundle_digest", number)}
-            waiting |= {name: getattr(pending, name) for name in ("cause", "problem", "attempts")}
+            waiting |= {name: getattr(pending, name) for name in ("cause", "attempts")}
         return {
             "model_version": loaded.champion.version if loaded.champion else None,
             "bundle_digest": loaded.champion.digest if loaded.champion else None,
             number: getattr(row, number) if row else None,
             "expires_at": f"{loaded.expires_at.isoformat()}Z" if loaded.expires_at else None,
             "pending": waiting,
-            "ledger_problem": self.ledger_problem,
+            # Texts of problems name hosts and files: those are for the log.
+            "follows_the_ledger": self.ledger_problem is None,
         }
 
     def _run(self) -> None:

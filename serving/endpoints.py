@@ -40,6 +40,8 @@ LARGEST_BATCH_BYTES = 8 * 2**20
 # Longer than SQLite waits for another writer, so that a busy store still ends in a decision.
 DECISION_WITHIN_SECONDS = 45.0
 _PIECES_AT_ONCE = 2
+# What takes longer to read than a decision is read in a thread.
+_LARGE_BODY_BYTES = 256 * 1024
 
 _HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
 # What a decision answers with is in the first bytes of an answer.
@@ -142,7 +144,9 @@ class Endpoints:
 
     async def score_batch(self, request: Request) -> bytes:
         """Decide on many payments; each is answered for itself."""
-        rows = _read(BatchRequest, parse(request.body)).transactions
+        is_large = len(request.body) > _LARGE_BODY_BYTES
+        content = await self._ask(parse, request.body) if is_large else parse(request.body)
+        rows = _read(BatchRequest, content).transactions
         if len(rows) > MOST_BATCH_ROWS:
             raise Problem(
                 *(
@@ -194,6 +198,9 @@ class Endpoints:
                 answers.append(timed(result, seconds))
         for outcome, count in counts.items():
             requests_of(*outcome, "200").inc(count)
+        for (status, code), count in Counter((str(p.status), p.code) for p in problems.values()).items():
+            metrics().refused.labels(status, code).inc(count)
+            requests_of("none", "none", status).inc(count)
         return answers, len(problems)
 
     async def _decided(self, transaction: ScoredTransaction, started: float) -> bytes:

@@ -88,7 +88,8 @@ class DecisionLane:
         return await self._submit(self._pieces, transactions)
 
     def _require_room(self) -> None:
-        if self._is_stopping or len(self._singles) >= MOST_WAITING:
+        pieces = len(self._pieces) * BATCH_PIECE
+        if self._is_stopping or len(self._singles) >= MOST_WAITING or pieces >= MOST_WAITING:
             raise _refusal(is_stopping=self._is_stopping)
 
     def _submit(self, jobs: deque[_Job], transactions: Sequence[ScoredTransaction]) -> "asyncio.Future[list[Result]]":
@@ -106,7 +107,9 @@ class DecisionLane:
                 self._work(jobs)
             # One piece after each group: neither waits for the other for long.
             if self._pieces:
-                self._work([self._pieces.popleft()])
+                piece = self._pieces.popleft()
+                if not piece.future.done():  # else its caller has gone, or was told that it took too long
+                    self._work([piece])
             if self._is_stopping and not self._singles and not self._pieces:
                 return
             if self._is_stopping or ((self._singles or self._pieces) and self._wake.empty()):

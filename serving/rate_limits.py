@@ -63,7 +63,8 @@ class RateLimits:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
             if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
+                # Its pages exist from now on: on a full disk the first use of one that does not ends the process.
+                os.posix_fallocate(self._file, 0, size)
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
         # A view of whole words: assigning to one is a single store, where struct would write byte by byte.

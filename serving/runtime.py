@@ -3,8 +3,8 @@
 import logging
 import sys
 import threading
+import time
 import uuid
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -29,11 +29,13 @@ from serving.journal import Journal
 from serving.judging import Validity
 from serving.lane import DecisionLane
 from serving.metrics import metrics
+from serving.patience import Patience
 from serving.problems import Problem
 from serving.rate_limits import RateLimits
 from serving.rationale import RationaleWriter
 from serving.scoring import Scorer
 from serving.shadow import Shadow
+from serving.taken_feedback import TakenFeedback
 from serving.unrecorded import Unrecorded
 
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
@@ -43,7 +45,6 @@ LINGER_SECONDS = 0.1
 SWITCH_SECONDS = 0.0005
 _STOP_SECONDS = 10.0
 # Verdicts by the identifier that their senders gave: until long after the ledger has them.
-_FEEDBACK_KEPT = 10_000
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -94,8 +95,8 @@ class Runtime:
             limits=RateLimits(folder / "rate_limits"),
         )
         self._dead_letters = 0
-        self._said: OrderedDict[str, Feedback] = OrderedDict()
-        self._saying = threading.Lock()
+        self._taken = TakenFeedback(folder / "feedback.sqlite")
+        self._ledger_patience = Patience("Ledger", time.monotonic)
         self.rationale = RationaleWriter.of(settings)
         # Anybody may ask for the health, as often as they like: that must not keep analysts waiting.
         self.probes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probes")
@@ -185,8 +186,19 @@ class Runtime:
             return None
 
     def explain(self, stored: StoredDecision) -> Explained:
-        """A decision taken apart."""
-        return explain(stored, self._model_of, self.scorer.online_store)
+        """A decision taken apart.
+
+        Raises:
+            Problem: 503 when the model that decided is in the ledger alone, and that is away.
+        """
+        try:
+            return explain(stored, self._model_of, self.scorer.online_store)
+        except FraudPipelinesError as error:
+            logger.warning("Ledger: %s", error)
+            raise Problem(
+                *(503, "ledger_unavailable", "The model that decided cannot be read now."),
+                next_step="Ask again shortly.",
+            ) from None
 
     def take_feedback(
         self, transaction_id: str, verdict: str, actor: str, note: str | None, feedback_id: str | None
@@ -197,19 +209,17 @@ class Runtime:
             Problem: 404 for a transaction that is known nowhere, 409 for a feedback_id of another verdict.
             JournalFull, JournalUnavailable: it cannot be made durable now.
         """
-        with self._saying:
-            if feedback_id is not None:
-                before = self._said_before(feedback_id, transaction_id)
-                if before is not None:
-                    if (before.transaction_id, before.verdict) != (transaction_id, verdict):
-                        raise _reused(feedback_id)
-                    return before
-            transaction = self._known_transaction(transaction_id)
-            feedback = Feedback(feedback_id or str(uuid.uuid4()), transaction_id, verdict, actor, utc_now(), note)  # type: ignore[arg-type]
-            self.journal.append([feedback_record(feedback)])
-            self._said[feedback.feedback_id] = feedback
-            while len(self._said) > _FEEDBACK_KEPT:
-                self._said.popitem(last=False)
+        before = self._said_elsewhere(feedback_id, transaction_id) if feedback_id is not None else None
+        transaction = self._known_transaction(transaction_id) if before is None else None
+        feedback = before or self._taken.take(
+            Feedback(feedback_id or str(uuid.uuid4()), transaction_id, verdict, actor, utc_now(), note)  # type: ignore[arg-type]
+        )
+        if (feedback.transaction_id, feedback.verdict) != (transaction_id, verdict):
+            raise _reused(feedback.feedback_id)
+        if before is not None:
+            return before
+        # Also of one that was taken before: its worker may have ended before it was durable. The ledger keeps one.
+        self.journal.append([feedback_record(feedback)])
         metrics().feedback.labels(verdict).inc()
         if verdict in IS_FRAUD and transaction is not None:
             t = transaction
@@ -282,12 +292,17 @@ class Runtime:
         """The ledger, opened on first use."""
         return self._open_ledger()
 
-    def _said_before(self, feedback_id: str, transaction_id: str) -> Feedback | None:
-        """What was taken under this identifier: here, or on this transaction anywhere."""
-        found = self._said.get(feedback_id)
-        if found is None:
-            found = next((f for f in self.feedback_on(transaction_id) or () if f.feedback_id == feedback_id), None)
-        return found
+    def _said_elsewhere(self, feedback_id: str, transaction_id: str) -> Feedback | None:
+        """What the ledger has under this identifier on this transaction, taken on whatever host."""
+        if self._ledger_patience.is_over:
+            return None
+        try:
+            with self._ledger_patience.asking():
+                said = self.ledger.feedback_on(transaction_id)
+        except Exception as error:  # whatever a database driver raises while its server is away
+            logger.warning("Ledger: %s", error)
+            return None
+        return next((feedback for feedback in said if feedback.feedback_id == feedback_id), None)
 
     def _known_transaction(self, transaction_id: str) -> ScoredTransaction | None:
         """The transaction a verdict is about; None while that cannot be known."""

@@ -138,7 +138,8 @@ class EntityState:
             return
         if self.labels == len(self.label_time_us):
             for name in ("label_time_us", "label_fraud", "label_amount"):
-                setattr(self, name, np.concatenate([getattr(self, name), np.empty(self.labels, np.int64)]))
+                more = np.empty(max(self.labels, _FIRST_CAPACITY), np.int64)
+                setattr(self, name, np.concatenate([getattr(self, name), more]))
         row = bisect_right(self.label_time_us, counts_from_us, 0, self.labels)
         for array, value in (
             (self.label_time_us, counts_from_us),

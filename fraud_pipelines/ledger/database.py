@@ -19,6 +19,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # Two processes that open a new ledger together must not both create it; any constant will do.
 MIGRATION_LOCK = 0x66726175
 
+READ_MS = 3_000
+
 
 class Database:
     """One database of rows that stay. Every write is on disk when the call returns (rule 7)."""
@@ -30,6 +32,10 @@ class Database:
     def _transaction(self, *, reads_only: bool = False) -> Iterator[Connection]:
         try:
             with self._engine.connect().execution_options(reads_only=reads_only) as connection, connection.begin():
+                if reads_only and connection.dialect.name == "postgresql":
+                    # A payment waits for these; a server that hangs is one that is away.
+                    for limit in ("statement_timeout", "lock_timeout"):
+                        connection.exec_driver_sql(f"set local {limit} = {READ_MS}")
                 yield connection
         except OperationalError as error:
             raise LedgerUnavailable(

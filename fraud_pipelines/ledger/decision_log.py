@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.ledger import schema
@@ -60,20 +60,24 @@ class DecisionLog(Database):
         Raises:
             ContractBroken: the names of a spec are other ones than before.
         """
-        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
-        ordered = sorted(rows)
+        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock). Of two
+        # for one transaction the first stays first.
+        ordered = sorted(rows, key=lambda row: row.transaction_id)
         columns = ", ".join(DecisionRow._fields)
         insert_into = f"insert into decisions ({columns}) values"
         with self._transaction() as connection:
             for spec_hash, own in names.items():
                 self._remember(connection, spec_hash, list(own))
             if connection.dialect.name == "postgresql":
+                import psycopg2  # type: ignore[import-untyped]
                 from psycopg2.extras import execute_values  # type: ignore[import-untyped]
 
                 cursor = connection.connection.cursor()
-                execute_values(
-                    cursor, f"{insert_into} %s on conflict (transaction_id) do nothing", ordered, page_size=500
-                )
+                statement = f"{insert_into} %s on conflict (transaction_id) do nothing"
+                try:
+                    execute_values(cursor, statement, ordered, page_size=500)
+                except psycopg2.Error as error:  # past SQLAlchemy, which would have wrapped it
+                    raise DBAPIError.instance(statement, None, error, psycopg2.Error) from error
                 cursor.close()
             else:
                 marks = ", ".join("?" * len(DecisionRow._fields))

@@ -18,6 +18,8 @@ from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import Change, Entry, Outcome, Position, Wanted
 from fraud_pipelines.online_store.state import LATENESS_US, Windows
 
+# No store is ever there: it answers where it is, and not with everything that ever happened.
+NOWHERE = Position(-1, 0)
 # Transactions and labels held by one process, each counted for its card and for its merchant: about 130 bytes a row.
 MOST_ROWS = 4_000_000
 
@@ -109,7 +111,7 @@ class RecentState:
             OnlineStoreUnavailable: what is held is forgotten, since it counts what was not recorded.
         """
         try:
-            outcome = self._store.append(self._position or Position(0, 0), entries)
+            outcome = self._store.append(self._position or NOWHERE, entries)
         except BaseException:
             self.forget_everything()
             raise

@@ -84,9 +84,9 @@ BODIES = {
     "the 30th of February": (field("event_time", '"2025-02-30T00:00:00Z"'), 422, "invalid_transaction"),
     "an offset of 99 hours": (field("event_time", '"2025-03-01T00:00:00+99:00"'), 422, "invalid_transaction"),
     "seconds since 1970": (field("event_time", "1740830400"), 422, "invalid_transaction"),
-    "a lone surrogate": (field("merchant_id", '"\\ud800"'), 422, "invalid_transaction"),
-    "a lone surrogate as card": (field("card_id", '"\\udfff1234"'), 422, "invalid_transaction"),
-    "a lone surrogate as key": (b'{"\\ud800": 1}', 422, "invalid_transaction"),
+    "a lone surrogate": (field("merchant_id", '"\\ud800"'), 400, "malformed_json"),
+    "a lone surrogate as card": (field("card_id", '"\\udfff1234"'), 400, "malformed_json"),
+    "a lone surrogate as key": (b'{"\\ud800": 1}', 400, "malformed_json"),
     "a zero byte": (field("merchant_id", '"m\\u0000"'), 422, "invalid_transaction"),
     "letters from right to left": (field("merchant_id", '"\\u202em"'), 422, "invalid_transaction"),
     "a text of 60,000 characters": (field("merchant_id", '"' + "m" * 60_000 + '"'), 422, "invalid_transaction"),
@@ -114,10 +114,9 @@ def test_every_path_that_takes_a_body_refuses_alike(conforming: Service, documen
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
-        ("/score_by_id", {"transaction_id": "\ud800"}, "invalid_transaction"),
+        ("/score_by_id", {"transaction_id": ""}, "invalid_transaction"),
         ("/explain", {"transaction_id": 7}, "invalid_transaction"),
         ("/feedback", {"transaction_id": "t", "verdict": "FRAUD"}, "invalid_transaction"),
-        ("/feedback", {"transaction_id": "t", "verdict": "PENDING", "note": "\ud800"}, "invalid_transaction"),
         ("/feedback", {"transaction_id": "t", "verdict": "PENDING", "note": "n" * 2_001}, "invalid_transaction"),
         ("/score_batch", {"transactions": []}, "invalid_transaction"),
         ("/score_batch", {"transactions": payment()}, "invalid_transaction"),
@@ -181,7 +180,7 @@ def test_a_batch_of_10_001_is_refused_as_a_whole(conforming: Service, document):
 
 def test_rows_that_are_no_payments_do_not_take_the_others_with_them(conforming: Service):
     good = [payment(transaction_id=str(uuid.uuid4())) for _ in range(2)]
-    rows = [good[0], None, 7, "payment", [], {}, {"amount": {}}, payment(merchant_id="\ud800"), good[1]]
+    rows = [good[0], None, 7, "payment", [], {}, {"amount": {}}, payment(merchant_id=""), good[1]]
     response = conforming.client.post("/score_batch", content=json.dumps({"transactions": rows}), headers=JSON)
     answer = response.json()
     assert (response.status_code, answer["decided"], answer["refused"]) == (200, 2, 7)

@@ -5,6 +5,7 @@ The warehouse is built by the project's own ingestion and dbt run, the online st
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -37,8 +38,8 @@ from fraud_pipelines.raw.simulator import SimulationConfig, simulate, write
 from fraud_pipelines.settings import Settings
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
 from serving import scoring
-from serving.answers import StoredDecision
 from serving.champion import ready_to_decide
+from serving.delivery import Delivery, FeatureNames
 from serving.judging import Validity
 from serving.scoring import Scorer
 from tests.dbt_runs import DbtRun
@@ -213,7 +214,12 @@ def served(
         )
         for payment in payments:
             scorer.decide([payment])
-        return [StoredDecision.read(record).decision(SPEC.names) for record in records]
+        names = FeatureNames(tmp_path / "names")
+        names.remember(bundle.spec_hash, bundle.feature_names)
+        ledger = open_ledger(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/ledger.sqlite")
+        Delivery(lambda: ledger, names)(records)
+        decided = ledger.decisions_on([payment.transaction_id for payment in payments])
+        return [decided[payment.transaction_id] for payment in payments]
 
     return serve
 

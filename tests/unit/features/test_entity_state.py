@@ -66,3 +66,13 @@ def test_every_group_sees_all_that_its_windows_reach(groups):
         for time_us, _ in events:
             needed = {event for event in everything if time_us - KEEP_US < event[0] <= time_us}
             assert needed <= set(events_held)
+
+
+def test_a_label_is_taken_after_every_other_one_was_forgotten():
+    state = EntityState("merchant", keep_us=10, known_since_us=-100, labels_known_since_us=-100)
+    state.load([(at, f"t{at}", 1, "card") for at in range(16)], [(5, "t5", 1, 1)])
+    for at in range(1_000, 1_020):  # what was is out of reach: transactions and the label go
+        state.add_event(at, f"t{at}", 1, ["card"])
+    assert state.labels == 0
+    state.add_label(1_019, "t1018", True, 1, 1_018)
+    assert (state.labels, int(state.label_time_us[0])) == (1, 1_019)

@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, LedgerUnavailable, SettingInvalid, UnknownKey
 from fraud_pipelines.ledger import (
@@ -17,6 +18,7 @@ from fraud_pipelines.ledger import (
     Challenge,
     CurrentChallenger,
     Decision,
+    DecisionRow,
     Feedback,
     Ingestion,
     Ledger,
@@ -483,3 +485,26 @@ def test_a_server_that_is_away_is_a_retryable_error_without_the_password():
     with pytest.raises(LedgerUnavailable) as caught:
         open_ledger("postgresql+psycopg2://u:secret@127.0.0.1:1/none")
     assert "secret" not in str(caught.value)
+
+
+def row(transaction_id: str, decision: str, probability: float | None, model_version: str | None = "1") -> DecisionRow:
+    return DecisionRow(
+        transaction_id, NOON, "tok_" + "0" * 32, "m1", decision, probability, None, model_version, None, "{}", "[]",
+        "[1.5,null]", "s" * 64, "{}", None, NOON, '{"decision":"' + decision + '"}',
+    )  # fmt: skip
+
+
+def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledger):
+    names = {"s" * 64: ["a", "b"]}
+    ledger.record_rows([row("t2", "REVIEW", 0.5), row("t1", "REVIEW", 0.4), row("t2", "BLOCK", None)], names)
+    ledger.record_rows([row("t1", "APPROVE", None)], names)
+    kept = ledger.decisions_on(["t1", "t2"])
+    assert {id_: found.decision for id_, found in kept.items()} == {"t1": "REVIEW", "t2": "REVIEW"}
+    assert kept["t2"].features == {"a": 1.5, "b": None}
+    assert kept["t2"].answer == {"decision": "REVIEW"}
+
+
+def test_a_row_that_breaks_a_rule_of_the_table_is_told_apart_from_an_outage(ledger):
+    with pytest.raises((DataError, IntegrityError)):
+        ledger.record_rows([row(None, "REVIEW", 0.5)], {})
+    assert ledger.last_position("decisions") == 0
