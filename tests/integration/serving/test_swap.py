@@ -216,7 +216,7 @@ def test_a_damaged_bundle_never_decides_and_health_names_it(story: Story):
         model = health["model"]
         assert model["model_version"] == "7"
         assert (model["pending"]["model_version"], model["pending"]["cause"]) == ("9", "bundle_corrupt")
-        assert model["pending"]["problem"]
+        assert (model["ok"], health["status"]) == (False, "degraded")
 
 
 def test_both_replicas_end_on_one_version(story: Story):
