@@ -223,7 +223,7 @@ class Benchmark:
             url = f"sqlite:///{self.folder / f'history_{share}.sqlite'}"
             store = open_online_store(url, spec=self.spec)
             try:
-                store.rebuild(*(table.take(range(0, len(table), share)) for table in self.state), self.as_of)
+                store.rebuild(*(table.take(list(range(0, len(table), share))) for table in self.state), self.as_of)
             finally:
                 store.close()
             with self.service(built, online_store_url=url) as service:
