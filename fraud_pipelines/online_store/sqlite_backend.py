@@ -39,7 +39,7 @@ BUSY_SECONDS = 30.0
 # Pages that a connection keeps in memory, kibibytes: those that an hour of payments touches; SQLite's own are 2,000.
 _CACHE_KIB = 65_536
 # A payment changes some pages of the file; writing them back costs a few milliseconds each time.
-_CHECKPOINT_PAGES = 4_000
+_CHECKPOINT_PAGES = 1_000
 # Pages that a rebuild keeps in memory, kibibytes; its rows of merchants and identifiers go all over the file.
 _REBUILD_CACHE_KIB = 65_536
 # A rebuild's log gives the space above this back.
