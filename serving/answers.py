@@ -9,7 +9,7 @@ hundred of them, would be most of every record.
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
@@ -21,11 +21,12 @@ from fraud_pipelines.ledger import Decision, DecisionRow, Feedback, ShadowDecisi
 from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
+from fraud_pipelines.online_store.state import from_us
 from fraud_pipelines.reasons import FALLBACK_REASONS
 
 # Two requests with one transaction_id are the same one when these agree.
 IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
-_EPOCH = datetime(1970, 1, 1)
+_DECISION_RECORD = b'{"kind":"decision","answer":'
 _FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
 _COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
 _VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
@@ -112,7 +113,7 @@ def answer_of(
             "thresholds": decides.thresholds if decides else None,
             "model": decides.model if decides else None,
             "feature_spec_hash": facts.spec_hash if facts else None,
-            "state_as_of": None if as_of_us is None else _moment(as_of_us),
+            "state_as_of": None if as_of_us is None else from_us(as_of_us).replace(tzinfo=UTC),
             "feature_age_seconds": (
                 None if as_of_us is None else max(0.0, round((transaction.event_time_us - as_of_us) / 1e6, 3))
             ),
@@ -127,7 +128,12 @@ def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarra
     """The record of a decision, from its answer."""
     request = orjson.dumps(dict(zip(_COLUMNS, _VALUES(transaction), strict=True)))
     vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'{"kind":"decision","answer":%b,"request":%b,"features":%b}' % (answer, request, vector)
+    return b'%b%b,"request":%b,"features":%b}' % (_DECISION_RECORD, answer, request, vector)
+
+
+def is_decision(record: bytes) -> bool:
+    """Whether a record is of a decision."""
+    return record.startswith(_DECISION_RECORD)
 
 
 def feedback_record(feedback: Feedback) -> bytes:
@@ -215,9 +221,6 @@ class StoredDecision:
         return ScoredTransaction(**self.request)
 
 
-_ANSWER_FROM = len(b'{"kind":"decision","answer":')
-
-
 def row_of(record: bytes) -> tuple[DecisionRow, int]:
     """The ledger's row of a record, and how many features it has.
 
@@ -228,14 +231,14 @@ def row_of(record: bytes) -> tuple[DecisionRow, int]:
         KeyError, TypeError, ValueError: it is no record of a decision.
     """
     answer_to, request_to = record.index(b',"request":{'), record.rindex(b',"features":')
-    answer_text, request_text = record[_ANSWER_FROM:answer_to], record[answer_to + 11 : request_to]
+    answer_text, request_text = record[len(_DECISION_RECORD) : answer_to], record[answer_to + 11 : request_to]
     features = record[request_to + 12 : -1]
     answer, request = orjson.loads(answer_text), orjson.loads(request_text)
     model = answer["model"] or {}
     is_without = features == b"null"
     row = DecisionRow(
         transaction_id=answer["transaction_id"],
-        event_time=_EPOCH + timedelta(microseconds=request["event_time_us"]),
+        event_time=from_us(request["event_time_us"]),
         card_id=request["card_id"],
         merchant_id=request["merchant_id"],
         decision=answer["decision"],
@@ -291,7 +294,3 @@ def _described(band: Band) -> dict[str, Any]:
 
 def _fragment(value: Mapping[str, Any]) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(value))
-
-
-def _moment(microseconds: int) -> datetime:
-    return (_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=UTC)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger, ShadowDecision
-from serving.answers import feedback_of, row_of, shadow_of
+from serving.answers import feedback_of, is_decision, row_of, shadow_of
 
 
 class FeatureNames:
@@ -80,12 +80,14 @@ class Delivery:
         side_by_side: list[ShadowDecision] = []
         for record in records:
             try:
-                if record.startswith(b'{"kind":"decision"'):
+                if is_decision(record):
                     row, features = row_of(record)
                     if features and row.feature_spec_hash is not None:
-                        own = names.setdefault(row.feature_spec_hash, self._names_of(ledger, row.feature_spec_hash))
-                        if len(own) != features:
-                            raise ValueError(f"{features} features where the spec has {len(own)}")
+                        if row.feature_spec_hash not in names:
+                            names[row.feature_spec_hash] = self._names_of(ledger, row.feature_spec_hash)
+                        expected = len(names[row.feature_spec_hash])
+                        if features != expected:
+                            raise ValueError(f"{features} features where the spec has {expected}")
                     rows.append(row)
                 elif record.startswith(b'{"kind":"shadow"'):
                     side_by_side.append(shadow_of(record))

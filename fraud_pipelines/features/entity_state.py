@@ -30,35 +30,34 @@ class EntityState:
     """
 
     __slots__ = (
-        *("attributes", "first_label_us", "ids", "is_card", "keep_us", "known_since_us", "label_amount", "label_fraud"),
+        *("first_label_us", "ids", "is_card", "keep_us", "known_since_us", "label_amount", "label_fraud"),
         *("label_ids", "label_time_us", "labels", "labels_known_since_us", "latitude", "longitude", "numbers", "size"),
         *("amount_minor", "codes", "time_us"),
     )
 
-    def __init__(
-        self, entity: str, *, keep_us: int, known_since_us: int, labels_known_since_us: int, capacity: int = 0
-    ) -> None:
+    def __init__(self, entity: str, *, keep_us: int, known_since_us: int, labels_known_since_us: int) -> None:
         self.is_card = entity == "card"
         self.keep_us, self.known_since_us, self.labels_known_since_us = keep_us, known_since_us, labels_known_since_us
         self.size = self.labels = 0
         self.ids: list[str] = []
         self.label_ids: dict[str, int] = {}  # transaction_id -> when its first label counts from
         self.numbers: tuple[dict[str, int], ...] = tuple({} for _ in ATTRIBUTES[entity])
-        capacity = max(capacity, _FIRST_CAPACITY)
-        self.time_us = np.empty(capacity, np.int64)
-        self.amount_minor = np.empty(capacity, np.int64)
-        self.first_label_us = np.empty(capacity, np.int64)
-        self.codes = np.empty((len(self.numbers), capacity), np.int32)
-        places = capacity if self.is_card else 0
+        self.time_us = np.empty(_FIRST_CAPACITY, np.int64)
+        self.amount_minor = np.empty(_FIRST_CAPACITY, np.int64)
+        self.first_label_us = np.empty(_FIRST_CAPACITY, np.int64)
+        self.codes = np.empty((len(self.numbers), _FIRST_CAPACITY), np.int32)
+        places = _FIRST_CAPACITY if self.is_card else 0
         self.latitude, self.longitude = np.empty(places), np.empty(places)
         self.label_time_us = np.empty(_FIRST_CAPACITY, np.int64)
         self.label_fraud = np.empty(_FIRST_CAPACITY, np.int64)
         self.label_amount = np.empty(_FIRST_CAPACITY, np.int64)
 
     @classmethod
-    def whole(cls, entity: str) -> EntityState:
-        """One that will be given everything there is, and forgets nothing."""
-        return cls(entity, keep_us=NEVER_US // 2, known_since_us=-NEVER_US, labels_known_since_us=-NEVER_US)
+    def whole(cls, entity: str, events: Sequence[tuple[Any, ...]], labels: Sequence[tuple[Any, ...]]) -> EntityState:
+        """One of everything there is; events and labels as of `load`."""
+        state = cls(entity, keep_us=NEVER_US, known_since_us=-NEVER_US, labels_known_since_us=-NEVER_US)
+        state.load(events, labels)
+        return state
 
     @property
     def rows(self) -> int:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from fraud_pipelines.features.engine import NEVER_US, Asked, EntityEngine, Known, OwnEngine, OwnValues, Past
+from fraud_pipelines.features.engine import Asked, EntityEngine, Known, OwnEngine, OwnValues, Past
 from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.kernel import Double, Int64
 from fraud_pipelines.features.spec import FeatureSpec
@@ -117,13 +117,9 @@ class OnlineEngine:
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
         """Every feature of the spec by name, in the order of the spec; None is missing."""
-        states = []
-        for entity, past in (("card", history.card), ("merchant", history.merchant)):
-            states.append(
-                EntityState(entity, keep_us=NEVER_US, known_since_us=-NEVER_US, labels_known_since_us=-NEVER_US)
-            )
-            states[-1].load(past.events, past.labels)
-        return named(self.matrix([transaction], states[:1], states[1:])[0], self.spec.names)
+        card = EntityState.whole("card", history.card.events, history.card.labels)
+        merchant = EntityState.whole("merchant", history.merchant.events, history.merchant.labels)
+        return named(self.matrix([transaction], [card], [merchant])[0], self.spec.names)
 
 
 def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:

@@ -28,9 +28,8 @@ def variant_features(engine: OnlineEngine, transaction: ScoredTransaction, histo
         ContractBroken: raised by the function for a variant of another card or merchant, whose history is not here.
     """
     then = as_it_was(transaction, history)
-    card, merchant = EntityState.whole("card"), EntityState.whole("merchant")
-    card.load(then.card.events, then.card.labels)
-    merchant.load(then.merchant.events, then.merchant.labels)
+    card = EntityState.whole("card", then.card.events, then.card.labels)
+    merchant = EntityState.whole("merchant", then.merchant.events, then.merchant.labels)
 
     def features(variants: Sequence[ScoredTransaction]) -> np.ndarray:
         if any((v.card_id, v.merchant_id) != (transaction.card_id, transaction.merchant_id) for v in variants):
