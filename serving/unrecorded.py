@@ -6,18 +6,23 @@ failure this file may lack the newest, which then reach the online store with it
 """
 
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from fraud_pipelines.errors import JournalUnavailable
 from fraud_pipelines.online_store.following import Entry
 from serving.answers import StoredDecision
+from serving.host_file import HostFile
 
 # About a kilobyte each.
 MOST_KEPT = 500_000
-_BUSY_SECONDS = 5.0
+_TABLES = (
+    "create table if not exists unrecorded "
+    "(place integer primary key autoincrement, transaction_id text not null unique, decision blob not null)"
+)
+_PROBLEM = (
+    "The decisions that wait for the online store, in {place}, cannot be used: {error}. Make room on its disk; where "
+    "the file is damaged, remove it: the ledger has every decision in it."
+)
 
 
 class Unrecorded:
@@ -30,9 +35,8 @@ class Unrecorded:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._place, self._lock = str(path or ":memory:"), threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        with self._statements():
+        self._file = HostFile(path, _TABLES, _PROBLEM)
+        with self._file.statements():
             pass
 
     def keep(self, entries: Sequence[Entry]) -> tuple[dict[str, bytes], int]:
@@ -42,7 +46,7 @@ class Unrecorded:
             Decisions that were there before, by transaction_id, and how many of the oldest had to go for want of room.
         """
         rows = [(transaction.transaction_id, decision) for transaction, decision in entries]
-        with self._statements() as connection:
+        with self._file.statements() as connection:
             connection.execute("begin immediate")
             earlier = _found(connection, [id_ for id_, _ in rows])
             connection.executemany("insert or ignore into unrecorded (transaction_id, decision) values (?, ?)", rows)
@@ -54,53 +58,24 @@ class Unrecorded:
 
     def decisions(self, transaction_ids: Sequence[str]) -> dict[str, bytes]:
         """Those there are on some payments."""
-        with self._statements() as connection:
+        with self._file.statements() as connection:
             return _found(connection, transaction_ids)
 
     def oldest(self, most: int) -> list[Entry]:
         """The next to be recorded, in the order in which they were kept."""
-        with self._statements() as connection:
+        with self._file.statements() as connection:
             rows = connection.execute("select decision from unrecorded order by place limit ?", (most,)).fetchall()
         return [Entry(StoredDecision.read(decision).transaction, decision) for (decision,) in rows]
 
     def remove(self, entries: Sequence[Entry]) -> None:
         """Forget what the online store has."""
-        with self._statements() as connection:
+        with self._file.statements() as connection:
             connection.execute("begin immediate")
             connection.executemany(
                 "delete from unrecorded where transaction_id = ? and decision = ?",
                 [(transaction.transaction_id, decision) for transaction, decision in entries],
             )
             connection.execute("commit")
-
-    @contextmanager
-    def _statements(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._opened()
-                try:
-                    yield self._connection
-                finally:
-                    if self._connection.in_transaction:
-                        self._connection.rollback()
-            except (sqlite3.Error, OSError) as error:
-                raise JournalUnavailable(
-                    f"The decisions that wait for the online store, in {self._place}, cannot be used: {error}. Make "
-                    "room on its disk; where the file is damaged, remove it: the ledger has every decision in it."
-                ) from error
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._place != ":memory:":
-            Path(self._place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        # A commit is only as durable as it has to be against the end of a process: nobody waits for the disk twice.
-        connection.executescript(
-            "pragma auto_vacuum = full; pragma journal_mode = wal; pragma synchronous = normal; "
-            "create table if not exists unrecorded "
-            "(place integer primary key autoincrement, transaction_id text not null unique, decision blob not null)"
-        )
-        return connection
 
 
 def _found(connection: sqlite3.Connection, transaction_ids: Sequence[str]) -> dict[str, bytes]:
