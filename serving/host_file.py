@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fraud_pipelines.errors import JournalUnavailable
+from fraud_pipelines.write_ahead_log import use_write_ahead_log
 
 _BUSY_SECONDS = 5.0
 
@@ -52,7 +53,7 @@ class HostFile:
             Path(self._place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         connection = sqlite3.connect(self._place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # A commit is only as durable as it has to be against the end of a process: nobody waits for the disk twice.
-        connection.executescript(
-            f"pragma auto_vacuum = full; pragma journal_mode = wal; pragma synchronous = normal; {self._tables}"
-        )
+        connection.execute("pragma auto_vacuum = full")
+        use_write_ahead_log(connection, busy_seconds=_BUSY_SECONDS)
+        connection.executescript(f"pragma synchronous = normal; {self._tables}")
         return connection

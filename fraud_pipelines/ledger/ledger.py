@@ -15,8 +15,11 @@ from fraud_pipelines.ledger.challenge_log import ChallengeLog
 from fraud_pipelines.ledger.decision_log import DecisionLog
 from fraud_pipelines.ledger.promotion_log import PromotionLog
 from fraud_pipelines.ledger.records import ApiKey, Ingestion, Report
+from fraud_pipelines.write_ahead_log import use_write_ahead_log
 
 CONNECT_SECONDS = 2
+# SQLite: how long a writer waits for another one.
+_BUSY_SECONDS = 30
 # A server whose host is gone is noticed in seconds, not in a quarter of an hour.
 _VANISHED = {"tcp_user_timeout": 5000, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3}
 
@@ -152,11 +155,9 @@ class Ledger(DecisionLog, PromotionLog, ChallengeLog):
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     # pysqlite would begin transactions by itself, and late; see SQLAlchemy's notes on SQLite and savepoints.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("pragma journal_mode = wal")
-    cursor.execute("pragma synchronous = full")
-    cursor.execute("pragma busy_timeout = 30000")
-    cursor.close()
+    connection.execute(f"pragma busy_timeout = {_BUSY_SECONDS * 1000}")
+    use_write_ahead_log(connection, busy_seconds=_BUSY_SECONDS)
+    connection.execute("pragma synchronous = full")
 
 
 def _begin_immediately(connection: Connection) -> None:

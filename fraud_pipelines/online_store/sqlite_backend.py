@@ -29,6 +29,7 @@ from fraud_pipelines.online_store.following import (
 )
 from fraud_pipelines.online_store.sqlite_tables import create_tables
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach, Table
+from fraud_pipelines.write_ahead_log import use_write_ahead_log
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -280,7 +281,7 @@ class SqliteOnlineStore:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            connection.execute("pragma journal_mode = wal")
+            use_write_ahead_log(connection, busy_seconds=BUSY_SECONDS)
             # WAL with NORMAL survives a killed process; after a power cut the state is rebuilt from the warehouse.
             connection.execute("pragma synchronous = normal")
             connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
