@@ -11,24 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fraud_pipelines.errors import OnlineStoreUnavailable
-from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, ScoredTransaction
+from fraud_pipelines.features.online import History, LabelArrival, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec
-from fraud_pipelines.online_store import following, sqlite_rebuild, state
-from fraud_pipelines.online_store.following import (
-    DECISIONS_KEPT_US,
-    Change,
-    Entry,
-    Outcome,
-    Position,
-    Snapshot,
-    Wanted,
-    decode,
-    encode,
-    is_time_to_trim,
-    touches,
-)
+from fraud_pipelines.online_store import sqlite_log, sqlite_rebuild, state
+from fraud_pipelines.online_store.following import Entry, Outcome, Position, Snapshot, Wanted, touches
+from fraud_pipelines.online_store.sqlite_log import Decided, LogIndex
+from fraud_pipelines.online_store.sqlite_snapshot import SqliteSnapshot, Stored, sizes
 from fraud_pipelines.online_store.sqlite_tables import create_tables
-from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach, Table
+from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TABLES, TRANSACTIONS, Reach
 from fraud_pipelines.write_ahead_log import use_write_ahead_log
 
 if TYPE_CHECKING:
@@ -46,22 +36,6 @@ _REBUILD_CACHE_KIB = 65_536
 # A rebuild's log gives the space above this back.
 _LARGEST_IDLE_LOG_BYTES = 16 * 2**20
 
-_READ_STATE = f"select {', '.join(state.STATE_COLUMNS)} from state"
-
-_CARD_EVENTS = """select event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category,
-    merchant_latitude, merchant_longitude
-    from transactions where card_id = ? and event_time_us > ? and event_time_us < ?
-    order by event_time_us, transaction_id"""
-_MERCHANT_EVENTS = """select event_time_us, transaction_id, amount_minor, card_id
-    from transactions where merchant_id = ? and event_time_us > ? and event_time_us < ?
-    order by event_time_us, transaction_id"""
-_LABELS = """select counts_from_us, transaction_id, is_fraud, amount_minor
-    from label_arrivals where {entity} = ? and counts_from_us > ? and counts_from_us <= ?
-    order by counts_from_us, transaction_id, known_at_us"""
-# The largest number SQLite can hold: no event is later.
-_EVER = 2**63 - 1
-_CARD_LABELS, _MERCHANT_LABELS = _LABELS.format(entity="card_id"), _LABELS.format(entity="merchant_id")
-
 
 class SqliteOnlineStore:
     """See OnlineStore. One connection per thread, because SQLite serializes a shared one."""
@@ -72,6 +46,9 @@ class SqliteOnlineStore:
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        # Taken before a reader's snapshot, so that none is older than the index; and inside a writer's transaction, for
+        # there is nothing newer than that.
+        self._index, self._index_lock = LogIndex(), threading.Lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,19 +58,11 @@ class SqliteOnlineStore:
 
     def history(self, card_id: str, merchant_id: str, at_us: int) -> History:
         windows = self._windows
-        with self._reading() as connection:
-            self._needed.require(Reach.of_row(connection.execute(_READ_STATE).fetchone()), self._path)
-            ask = connection.execute
-            return History(
-                card=EntityHistory(
-                    ask(_CARD_EVENTS, (card_id, at_us - windows.card_us, at_us)).fetchall(),
-                    ask(_CARD_LABELS, (card_id, at_us - windows.card_labels_us, at_us)).fetchall(),
-                ),
-                merchant=EntityHistory(
-                    ask(_MERCHANT_EVENTS, (merchant_id, at_us - windows.merchant_us, at_us)).fetchall(),
-                    ask(_MERCHANT_LABELS, (merchant_id, at_us - windows.merchant_labels_us, at_us)).fetchall(),
-                ),
-            )
+        card = Wanted(card_id, at_us - windows.card_us, at_us - windows.card_labels_us)
+        merchant = Wanted(merchant_id, at_us - windows.merchant_us, at_us - windows.merchant_labels_us)
+        with self._snapshot() as now:
+            self._needed.require(now.reach, self._path)
+            return History(card=now.card(card, until_us=at_us), merchant=now.merchant(merchant, until_us=at_us))
 
     def read(
         self,
@@ -102,85 +71,68 @@ class SqliteOnlineStore:
         cards: Sequence[Wanted] = (),
         merchants: Sequence[Wanted] = (),
     ) -> Snapshot:
-        with self._reading() as connection:
-            ask = connection.execute
-            state_row = ask(_READ_STATE).fetchone()
-            self._needed.require(Reach.of_row(state_row), self._path)
-            position, is_reset, changes = _changes(connection, since)
+        with self._snapshot() as now:
+            self._needed.require(now.reach, self._path)
+            is_reset, changes = now.changes(since)
+            there = now.there(transaction_ids)
+            self._local.new = now.position, {id_ for id_ in transaction_ids if id_ not in there}
             return Snapshot(
-                position=position,
+                position=now.position,
                 is_reset=is_reset,
                 changes=changes,
-                decisions=_decisions(connection, transaction_ids),
-                stored=_stored(connection, transaction_ids),
-                as_of_us=None if state_row is None else state_row[0],
-                cards={
-                    id_: EntityHistory(
-                        ask(_CARD_EVENTS, (id_, events_since, _EVER)).fetchall(),
-                        ask(_CARD_LABELS, (id_, labels_since, _EVER)).fetchall(),
-                    )
-                    for id_, events_since, labels_since in cards
-                },
-                merchants={
-                    id_: EntityHistory(
-                        ask(_MERCHANT_EVENTS, (id_, events_since, _EVER)).fetchall(),
-                        ask(_MERCHANT_LABELS, (id_, labels_since, _EVER)).fetchall(),
-                    )
-                    for id_, events_since, labels_since in merchants
-                },
+                decisions=now.decisions(there),
+                stored=frozenset(id_ for id_, found in there.items() if found.is_stored),
+                as_of_us=now.as_of_us,
+                cards={wanted.id: now.card(wanted) for wanted in cards},
+                merchants={wanted.id: now.merchant(wanted) for wanted in merchants},
             )
 
     def append(self, since: Position, entries: Sequence[Entry]) -> Outcome:
-        with self._writing(self._connection()) as connection:
-            position, is_reset, changes = _changes(connection, since)
+        with self._recording() as now:
+            is_reset, changes = now.changes(since)
             if is_reset or touches(changes, entries):
-                return Outcome(False, position, is_reset, changes)
-            ids = [entry.transaction.transaction_id for entry in entries]
-            decided, there = _decisions(connection, ids), _stored(connection, ids)
-            twice: dict[str, bytes] = {}
+                return Outcome(False, now.position, is_reset, changes)
+            there = now.there(self._unknown(now.position, [entry.transaction.transaction_id for entry in entries]))
+            decided = now.decisions(there)
+            stored = {id_ for id_, found in there.items() if found.is_stored}
             fresh: dict[str, Entry] = {}
             for entry in entries:
                 id_ = entry.transaction.transaction_id
-                if id_ not in decided and fresh.setdefault(id_, entry) is not entry:
-                    twice[id_] = fresh[id_].decision
-            connection.executemany(
-                _INSERT_DECISION,
-                [(id_, entry.transaction.event_time_us, entry.decision) for id_, entry in fresh.items()],
-            )
-            recorded = [entry.transaction for id_, entry in fresh.items() if id_ not in there]
-            connection.executemany(_INSERTS[TRANSACTIONS], map(state.transaction_row, recorded))
-            if recorded:
-                self._log(connection, recorded)
-                # One card and merchant per call: a batch must not pay for each of its rows.
-                first = recorded[0]
-                self._forget(connection, TRANSACTIONS, first.card_id, first.merchant_id, first.event_time_us)
-            return Outcome(
-                True,
-                Position(position.epoch, position.sequence + len(recorded)),
-                changes=changes,
-                decided={**decided, **twice},
-                stored=there.intersection(fresh),
-            )
+                if id_ in decided:
+                    continue
+                if fresh.setdefault(id_, entry) is not entry:
+                    decided[id_] = fresh[id_].decision
+            if fresh:
+                now.write(
+                    [Decided(id_, t.event_time_us) if id_ in stored else t for id_, (t, _) in fresh.items()],
+                    [decision for _, decision in fresh.values()],
+                )
+            position = Position(now.position.epoch, now.numbers.newest)
+            return Outcome(True, position, changes=changes, decided=decided, stored=frozenset(stored & fresh.keys()))
 
     def transaction(self, transaction_id: str) -> ScoredTransaction | None:
-        with self._reading() as connection:
-            row = connection.execute(_TRANSACTION, (transaction_id,)).fetchone()
-        return None if row is None else state.stored_transaction(row)
+        with self._snapshot() as now:
+            return now.transaction(transaction_id)
 
     def decision(self, transaction_id: str) -> bytes | None:
-        with self._reading() as connection:
-            row = connection.execute(
-                "select decision from decisions where transaction_id = ?", (transaction_id,)
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        with self._snapshot() as now:
+            return now.decisions(now.there([transaction_id])).get(transaction_id)
 
     def record_transaction(self, transaction: ScoredTransaction) -> bool:
-        t = transaction
-        return self._record(TRANSACTIONS, t, state.transaction_row(t), t.card_id, t.merchant_id, t.event_time_us)
+        id_ = transaction.transaction_id
+        with self._recording() as now:
+            there = now.there([id_])
+            is_new = not (id_ in there and there[id_].is_stored)
+            if is_new:
+                now.write([transaction])
+        return is_new
 
     def record_label(self, arrival: LabelArrival) -> bool:
-        a = arrival
-        return self._record(LABEL_ARRIVALS, a, state.label_row(a), a.card_id, a.merchant_id, a.counts_from_us)
+        with self._recording() as now:
+            is_new = not now.has_label(arrival)
+            if is_new:
+                now.write([arrival])
+        return is_new
 
     def rebuild(self, transactions: pa.Table, labels: pa.Table, as_of: datetime, *, reach: Reach | None = None) -> None:
         as_of_us, reach = state.to_us(as_of), reach or self._needed
@@ -201,21 +153,19 @@ class SqliteOnlineStore:
 
     def as_of(self) -> datetime | None:
         with self._reading() as connection:
-            row = connection.execute(_READ_STATE).fetchone()
-        return None if row is None or row[0] is None else state.from_us(row[0])
+            as_of_us = Stored.of(connection).as_of_us
+        return None if as_of_us is None else state.from_us(as_of_us)
 
     def reach(self) -> Reach | None:
         with self._reading() as connection:
-            return Reach.of_row(connection.execute(_READ_STATE).fetchone())
+            return Stored.of(connection).reach
 
     def require_reach(self) -> None:
         self._needed.require(self.reach(), self._path)
 
     def sizes(self) -> dict[str, int]:
         with self._reading() as connection:
-            return {
-                table.name: connection.execute(f"select count(*) from {table.name}").fetchone()[0] for table in TABLES
-            }
+            return sizes(connection)
 
     def close(self) -> None:
         with self._lock:
@@ -224,26 +174,10 @@ class SqliteOnlineStore:
             self._opened.clear()
             self._local = threading.local()
 
-    def _record(self, table: Table, change: Change, row: tuple, card_id: str, merchant_id: str, at_us: int) -> bool:
-        with self._writing(self._connection()) as connection:
-            is_new = connection.execute(_INSERTS[table], row).rowcount == 1
-            if is_new:
-                self._log(connection, [change])
-                self._forget(connection, table, card_id, merchant_id, at_us)
-        return is_new
-
-    def _log(self, connection: sqlite3.Connection, recorded: Sequence[Change]) -> None:
-        connection.executemany("insert into changes (is_label, body) values (?, ?)", map(encode, recorded))
-        newest = _newest(connection)
-        if is_time_to_trim(newest, len(recorded)):
-            connection.execute("delete from changes where sequence <= ?", (newest - following.CHANGES_KEPT,))
-
-    def _forget(self, connection: sqlite3.Connection, table: Table, card_id: str, merchant_id: str, at_us: int) -> None:
-        """Delete what an event at `at_us` makes superfluous of its card and merchant."""
-        built = connection.execute(_READ_STATE).fetchone()
-        horizon_us = state.horizon_after(table, at_us, self._needed, built)
-        for entity, id_ in (("card_id", card_id), ("merchant_id", merchant_id)):
-            connection.execute(f"delete from {table.name} where {entity} = ? and {table.time} <= ?", (id_, horizon_us))
+    def _unknown(self, position: Position, ids: Sequence[str]) -> list[str]:
+        """Those of some identifiers that were not looked for already by this thread, at this very position."""
+        looked_at, new = getattr(self._local, "new", (None, ()))
+        return [id_ for id_ in ids if id_ not in new] if looked_at == position else list(ids)
 
     def _replaced(self, connection: sqlite3.Connection, as_of_us: int, reach: Reach) -> bool:
         """Make the warehouse's rows what the temporary tables hold; False when another rebuild came between.
@@ -251,18 +185,20 @@ class SqliteOnlineStore:
         Finding the differences takes most of the time and no lock; writers wait only for those to be written.
         """
         with self._reading(connection):
-            before = _rebuilds(connection)
+            before = Stored.of(connection)
             for table in TABLES:
                 sqlite_rebuild.find_differences(connection, table, as_of_us, reach)
+            log = sqlite_log.numbers(connection)
+            left = sqlite_rebuild.left_by_the_warehouse(connection, log.folded)
         with self._writing(connection):
-            if _rebuilds(connection) != before:
+            if Stored.of(connection).rebuilds != before.rebuilds:
                 return False
             for table in TABLES:
                 sqlite_rebuild.apply_differences(connection, table)
-            connection.execute("delete from decisions where event_time_us <= ?", (as_of_us - DECISIONS_KEPT_US,))
+            sqlite_rebuild.take_over(connection, left, log.newest, as_of_us, reach)
             connection.execute(
                 "insert or replace into state values (1, ?, ?, ?, ?)",
-                (as_of_us, reach.transactions_us, reach.labels_us, before + 1),
+                (as_of_us, reach.transactions_us, reach.labels_us, before.rebuilds + 1),
             )
         return True
 
@@ -320,59 +256,19 @@ class SqliteOnlineStore:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
+    @contextmanager
+    def _snapshot(self) -> Iterator[SqliteSnapshot]:
+        with self._index_lock, self._reading() as connection:
+            yield SqliteSnapshot(connection, self._index, self._needed)
+
+    @contextmanager
+    def _recording(self) -> Iterator[SqliteSnapshot]:
+        with self._writing(self._connection()) as connection, self._index_lock:
+            now = SqliteSnapshot(connection, self._index, self._needed)
+            yield now
+        if now.wrote is not None:
+            with self._index_lock:
+                self._index.wrote(*now.wrote)
+
     def _unavailable(self, error: Exception) -> OnlineStoreUnavailable:
         return OnlineStoreUnavailable(f"The online store {self._path} cannot be used: {error}. Run: fraud doctor")
-
-
-def _insert(table: Table) -> str:
-    markers = ", ".join("?" for _ in table.columns)
-    return (
-        f"insert into {table.name} ({', '.join(table.columns)}, from_warehouse) "
-        f"values ({markers}, 0) on conflict do nothing"
-    )
-
-
-_INSERTS = {table: _insert(table) for table in TABLES}
-_INSERT_DECISION = (
-    "insert into decisions (transaction_id, event_time_us, decision) values (?, ?, ?) on conflict do nothing"
-)
-_TRANSACTION = f"select {', '.join(TRANSACTIONS.columns)} from transactions where transaction_id = ?"
-
-
-def _decisions(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, bytes]:
-    """The decisions there are on some transactions."""
-    marks = ", ".join("?" * len(ids))
-    found = connection.execute(f"select transaction_id, decision from decisions where transaction_id in ({marks})", ids)
-    return dict(found.fetchall())
-
-
-def _stored(connection: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
-    """Which of some transactions are there."""
-    marks = ", ".join("?" * len(ids))
-    found = connection.execute(f"select transaction_id from transactions where transaction_id in ({marks})", ids)
-    return frozenset(id_ for (id_,) in found)
-
-
-def _newest(connection: sqlite3.Connection) -> int:
-    """Number of the last change, 0 without one."""
-    return int(connection.execute("select coalesce(max(sequence), 0) from changes").fetchone()[0])
-
-
-def _changes(connection: sqlite3.Connection, since: Position | None) -> tuple[Position, bool, list[Change]]:
-    """Where the store is, whether a process at `since` must forget what it knows, and else what happened since."""
-    now = Position(_rebuilds(connection), _newest(connection))
-    if since is None or since.epoch != now.epoch or since.sequence > now.sequence:
-        return now, True, []
-    if since.sequence == now.sequence:
-        return now, False, []
-    rows = connection.execute(
-        "select is_label, body from changes where sequence > ? order by sequence", (since.sequence,)
-    ).fetchall()
-    if len(rows) < now.sequence - since.sequence:  # the oldest of them are no longer kept
-        return now, True, []
-    return now, False, [decode(*row) for row in rows]
-
-
-def _rebuilds(connection: sqlite3.Connection) -> int:
-    row = connection.execute("select rebuilds from state").fetchone()
-    return 0 if row is None else int(row[0])

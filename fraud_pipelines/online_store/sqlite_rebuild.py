@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from fraud_pipelines.online_store.sqlite_tables import BODIES, INDEXES
+from fraud_pipelines.online_store import sqlite_log
+from fraud_pipelines.online_store.following import DECISIONS_KEPT_US
+from fraud_pipelines.online_store.sqlite_tables import BODIES, INDEXES, INSERTS
 from fraud_pipelines.online_store.state import Reach, Table
 
 
@@ -51,3 +53,34 @@ def apply_differences(connection: sqlite3.Connection, table: Table) -> None:
     connection.execute(f"insert into main.{name} select * from temp.fresh_{name}")
     for index, definition in indexes.items():
         connection.execute(definition.format(index=index))
+
+
+def left_by_the_warehouse(connection: sqlite3.Connection, folded: int) -> dict[Table, list[tuple]]:
+    """Events of the log that temp.new_* does not have."""
+    left = _events_after(connection, folded)
+    for table, rows in left.items():
+        same = " and ".join(f"{column} = ?" for column in table.key)
+        ask, places = f"select 1 from temp.new_{table.name} where {same}", [table.columns.index(c) for c in table.key]
+        left[table] = [row for row in rows if not connection.execute(ask, [row[p] for p in places]).fetchone()]
+    return left
+
+
+def take_over(
+    connection: sqlite3.Connection, left: dict[Table, list[tuple]], seen: int, as_of_us: int, reach: Reach
+) -> None:
+    """Move from the log into the tables of histories what is `left`, and what was recorded after number `seen`.
+
+    What no window reaches any more is dropped; of an event that the warehouse brought its row stays. The log keeps the
+    decisions that are still returned.
+    """
+    for table, newer in _events_after(connection, seen).items():
+        time, horizon_us = table.columns.index(table.time), reach.horizon_us(table, as_of_us)
+        rows = [row for row in (*left[table], *newer) if row[time] > horizon_us]
+        connection.executemany(INSERTS[table], rows)
+    sqlite_log.set_folded(connection, sqlite_log.numbers(connection).newest, by_rebuild=True)
+    connection.execute("delete from log where newest_us <= ? or decisions is null", (as_of_us - DECISIONS_KEPT_US,))
+
+
+def _events_after(connection: sqlite3.Connection, number: int) -> dict[Table, list[tuple]]:
+    """Rows of each table for the events of the log after a number."""
+    return sqlite_log.table_rows(line for _, lines in sqlite_log.rows_after(connection, number) for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from fraud_pipelines.online_store import state
+from fraud_pipelines.online_store.state import TABLES, Table
 
 # Rows of a card lie beside each other in the order they are read; a merchant's are in an index that covers its reads.
 # The same definition makes a rebuild's temporary tables.
@@ -36,14 +37,17 @@ INDEXES = {
 _STATE = """create table if not exists state (
     only_row integer primary key check (only_row = 1), as_of_us integer,
     transactions_reach_us integer not null, labels_reach_us integer not null, rebuilds integer not null)"""
-# What serving recorded, in the order it did: whoever follows the store reads it from where it left off. Decisions are
-# written at the end of their table; only their identifiers go all over an index.
-_LOG = """
-create table if not exists changes (sequence integer primary key, is_label integer not null, body blob not null);
-create table if not exists decisions (
-    number integer primary key, transaction_id text not null unique, event_time_us integer not null,
-    decision blob not null);
-"""
+
+
+# See sqlite_log.py.
+_LOG = {
+    "log": """(
+        number integer primary key, newest_us integer not null, transactions integer not null, labels integer not null,
+        lines blob not null, decisions blob, decision_sizes blob)""",
+    "folded": """(
+        only_row integer primary key check (only_row = 1), number integer not null, by_rebuild integer not null)""",
+}
+_OF_EARLIER_LAYOUTS = ("changes", "decisions")
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -51,15 +55,28 @@ def create_tables(connection: sqlite3.Connection) -> None:
     (layout,) = connection.execute("pragma user_version").fetchone()
     is_emptied = layout not in (0, state.LAYOUT)
     if is_emptied:
-        for name in (*BODIES, "state", "changes", "decisions"):
+        for name in (*BODIES, "state", *_LOG, *_OF_EARLIER_LAYOUTS):
             connection.execute(f"drop table if exists {name}")
     for name, body in BODIES.items():
         connection.execute(f"create table if not exists {name} {body}")
         for index, definition in INDEXES[name].items():
             connection.execute(definition.format(index=f"if not exists {index}"))
     connection.execute(_STATE)
-    for statement in filter(str.strip, _LOG.split(";")):
-        connection.execute(statement)
+    for name, body in _LOG.items():
+        connection.execute(f"create table if not exists {name} {body}")
+    connection.execute("insert or ignore into folded values (1, 0, 0)")
     if is_emptied:
         connection.execute("insert into state values (1, ?, ?, ?, 0)", state.EMPTIED)
     connection.execute(f"pragma user_version = {state.LAYOUT}")
+
+
+def _insert(table: Table) -> str:
+    markers = ", ".join("?" for _ in table.columns)
+    return (
+        f"insert into {table.name} ({', '.join(table.columns)}, from_warehouse) "
+        f"values ({markers}, 0) on conflict do nothing"
+    )
+
+
+INSERTS = {table: _insert(table) for table in TABLES}
+"""Adds a row that serving recorded, unless there is one of its identity."""

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from fraud_pipelines.online_store import OnlineStore, open_online_store
+from fraud_pipelines.online_store import OnlineStore, open_online_store, sqlite_snapshot
+from tests.stored_events import FORGETTING
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a store that does not exist yet."""
-    if request.param == "sqlite":
+@pytest.fixture(params=["sqlite", *FORGETTING])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a store that does not exist yet. SQLite: all in its log, or all in its tables of histories."""
+    if request.param.startswith("sqlite"):
+        if request.param == "sqlite, folded":
+            monkeypatch.setattr(sqlite_snapshot, "MOST_UNFOLDED", 0)
         return f"sqlite:///{tmp_path / 'state' / 'online.sqlite'}"
     return str(request.getfixturevalue(f"fresh_{request.param}_url"))
 

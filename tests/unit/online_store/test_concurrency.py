@@ -11,7 +11,19 @@ from sqlalchemy.engine import make_url
 
 from fraud_pipelines.online_store import open_online_store, postgres_rebuild, redis_rebuild, sqlite_rebuild
 from fraud_pipelines.online_store.following import Entry
-from tests.stored_events import DAY_US, NOON, NOON_US, NaiveStore, amounts, ids, label, payment, record_all, tables_of
+from tests.stored_events import (
+    DAY_US,
+    FORGETTING,
+    NOON,
+    NOON_US,
+    NaiveStore,
+    amounts,
+    ids,
+    label,
+    payment,
+    record_all,
+    tables_of,
+)
 
 
 def test_threads_that_write_the_same_and_other_cards_lose_nothing_and_count_nothing_twice(url, store):
@@ -36,6 +48,7 @@ def test_threads_that_write_the_same_and_other_cards_lose_nothing_and_count_noth
         other.close()
 
 
+@pytest.mark.parametrize("url", FORGETTING, indirect=True)
 def test_threads_that_prune_the_same_card_never_block_each_other_and_keep_what_counts(url, store):
     others = [open_online_store(url) for _ in range(3)]
     expected = NaiveStore()
@@ -113,7 +126,7 @@ def test_a_read_is_one_snapshot_while_others_write(url, store):
 
     def write():
         number = 0
-        while not stop.is_set():
+        while not stop.is_set() and number < 1_000:
             # Every payment of this card is at this merchant, and its label comes after it.
             writer.record_transaction(payment(f"t{number:06}", NOON_US + number, number))
             writer.record_label(label(f"t{number:06}", NOON_US + number))
@@ -179,7 +192,9 @@ def change_everything(url):
     return other
 
 
-@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)  # Redis has no transaction that stays open
+@pytest.mark.parametrize(
+    "url", ["sqlite", "sqlite, folded", "postgres"], indirect=True
+)  # Redis has no transaction that stays open
 def test_a_reader_waits_for_no_writer(url, store):
     store.record_transaction(payment("t", NOON_US - 1, 5))
     other = change_everything(url)

@@ -22,7 +22,7 @@ from fraud_pipelines.features.online import EntityHistory, ScoredTransaction
 from fraud_pipelines.online_store import following, open_online_store
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry, Outcome, Position, Wanted
 from tests.store_followers import Follower, decide_all, wait_for
-from tests.stored_events import DAY_US, NOON, NOON_US, SHORT_SPEC, card_event, label, payment, tables_of
+from tests.stored_events import DAY_US, FORGETTING, NOON, NOON_US, SHORT_SPEC, card_event, label, payment, tables_of
 
 
 def entry(transaction_id, at_us=NOON_US, decision=b"approved", **entities):
@@ -189,8 +189,12 @@ def test_decisions_are_kept_as_long_as_promised_after_their_payment(store, start
     store.rebuild(*tables_of([], []), NOON)
     assert [store.decision(id_) for id_ in moments] == [None, b"kept", b"new"]
     assert store.read(None, list(moments)).decisions == {"kept": b"kept", "new": b"new"}
+    # One on an older payment that comes after it is kept until the next.
+    store.append(store.read(None).position, [entry("late", NOON_US - 9 * DAY_US, b"late")])
+    assert store.decision("late") == b"late"
 
 
+@pytest.mark.parametrize("url", FORGETTING, indirect=True)
 def test_what_was_appended_is_history_and_is_bounded(store, start):
     position = start
     for day in range(60):

@@ -14,6 +14,7 @@ from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import Reach
 from tests.stored_events import (
     DAY_US,
+    FORGETTING,
     LATENESS_US,
     NOON,
     NOON_US,
@@ -51,6 +52,7 @@ def test_a_card_is_read_as_far_back_as_its_features_see_and_a_merchant_less_far(
     store.close()
 
 
+@pytest.mark.parametrize("url", FORGETTING, indirect=True)
 def test_state_per_card_and_merchant_is_bounded(store):
     for day in range(100):
         store.record_transaction(payment(f"t{day}", NOON_US + day * DAY_US))
@@ -59,6 +61,7 @@ def test_state_per_card_and_merchant_is_bounded(store):
     assert store.sizes() == {"transactions": 44 + 2, "label_arrivals": 30 + 2}
 
 
+@pytest.mark.parametrize("url", FORGETTING, indirect=True)
 @pytest.mark.parametrize("shared", ["card", "merchant"])
 def test_an_event_takes_along_what_is_old_of_its_card_or_merchant(store, shared):
     others = {"card": "tok_b", "merchant": "m2"}

@@ -1,0 +1,150 @@
+"""The log of the embedded online store: found by an index of hashes, folded into the tables of histories in time."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from fraud_pipelines.online_store import open_online_store, sqlite_log, sqlite_snapshot
+from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
+from tests.stored_events import DAY_US, NOON, NOON_US, ids, label, payment, tables_of
+
+# Two words of one hash.
+TWINS = ("plumless", "buckeroo")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A store that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'online.sqlite'}"
+
+
+def ask(url: str, question: str) -> list[tuple]:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        return connection.execute(question).fetchall()
+
+
+def decide(store, *entries: Entry):
+    return store.append(store.read(None).position, entries)
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_texts_of_one_hash_are_told_apart(url, is_sorted, monkeypatch):
+    one, other = TWINS
+    assert crc32(one.encode()) == crc32(other.encode())
+    if is_sorted:
+        monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 2)
+    store = open_online_store(url)
+    decide(store, Entry(payment(one, NOON_US, 1, one, one), b"one"))
+    assert (store.decision(other), store.transaction(other)) == (None, None)
+    assert store.read(None, TWINS).stored == {one}
+    nothing = store.history(other, other, NOON_US + 9)
+    assert (nothing.card.events, nothing.merchant.events) == ([], [])
+    decide(store, Entry(payment(other, NOON_US + 1, 2, other, other), b"other"))
+    assert [store.decision(id_) for id_ in TWINS] == [b"one", b"other"]
+    assert [ids(store.history(id_, id_, NOON_US + 9).card) for id_ in TWINS] == [[one], [other]]
+    store.close()
+
+
+def test_each_decision_of_a_row_is_found_whatever_its_size(url):
+    store = open_online_store(url)
+    decisions = [bytes([65 + number]) * size for number, size in enumerate((0, 1, 9_000, 3, 0, 70_000, 2))]
+    for row in range(3):
+        decide(store, *(Entry(payment(f"t{row} {n}", NOON_US + n), b"%d" % row + d) for n, d in enumerate(decisions)))
+    with closing(open_online_store(url)) as another:
+        for row in range(3):
+            found = [another.decision(f"t{row} {number}") for number in range(len(decisions))]
+            assert found == [b"%d" % row + decision for decision in decisions]
+    store.close()
+
+
+@pytest.mark.parametrize("sorted_every", [1, 3, 4_096])
+@pytest.mark.parametrize("near", [0, 2, 1_000])
+def test_lines_are_found_wherever_they_are(url, sorted_every, near, monkeypatch):
+    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+    monkeypatch.setattr(sqlite_log, "_NEAR", near)
+    with closing(open_online_store(url)) as writer, closing(open_online_store(url)) as reader:
+        made = []
+        for number in range(60):
+            # The card's payments are now beside each other, now far apart, in rows of one line and of several.
+            part = [
+                payment(f"t{number} {n}", NOON_US + number, n, f"tok_{(number * n) % 7}") for n in range(number % 4)
+            ]
+            made += part
+            decide(writer, *(Entry(one, b"") for one in part))
+        for card in range(7):
+            expected = [one.transaction_id for one in made if one.card_id == f"tok_{card}"]
+            assert ids(reader.history(f"tok_{card}", "m1", NOON_US + 99).card) == sorted(
+                expected, key=lambda id_: (int(id_.split()[0][1:]), id_)
+            )
+
+
+def test_with_too_many_in_the_log_the_oldest_move_and_nothing_is_lost(url, monkeypatch):
+    monkeypatch.setattr(sqlite_snapshot, "MOST_UNFOLDED", 10)
+    store = open_online_store(url)
+    in_tables = []
+    for number in range(30):
+        decide(store, Entry(payment(f"t{number:02}", NOON_US + number), b"%d" % number))
+        in_tables.append(ask(url, "select count(*) from transactions")[0][0])
+        assert store.sizes()["transactions"] == number + 1
+        history = store.history("tok_a", "m1", NOON_US + 99)
+        assert ids(history.card) == ids(history.merchant) == [f"t{n:02}" for n in range(number + 1)]
+    # From the eleventh on two move for each that comes, until no more are there than may be.
+    assert in_tables[:10] == [0] * 10
+    assert in_tables[10:] == [number + 1 - 10 + (number % 2 == 0) for number in range(10, 30)]
+    assert ask(url, "select number from folded") == [(in_tables[-1],)]
+    # What moved is there once, and decided as before; a label of it finds its way, too.
+    again = decide(store, Entry(payment("t00", NOON_US), b"again"))
+    assert (again.decided, store.decision("t29")) == ({"t00": b"0"}, b"29")
+    assert store.record_transaction(payment("t00", NOON_US)) is False
+    assert store.record_label(label("t00", NOON_US + 50)) is True
+    assert store.record_label(label("t00", NOON_US + 50)) is False
+    store.close()
+
+
+def test_the_index_lets_go_of_what_moved(url, monkeypatch):
+    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 8)
+    store = open_online_store(url)
+    for day in range(3):
+        for number in range(20):
+            decide(store, Entry(payment(f"t{day} {number}", NOON_US + day * DAY_US + number), b"d"))
+        store.rebuild(*tables_of([], []), NOON + timedelta(days=day, seconds=1))
+        store.read(None)
+    index = store._index
+    # Decisions of two days are found, so their identifiers stay; cards and merchants are in the tables of histories.
+    assert len(index._of_id._numbers) == 40
+    assert len(index._of_card._numbers) == len(index._of_merchant._numbers) == 0
+    store.rebuild(*tables_of([], []), NOON + timedelta(days=5))
+    store.read(None)
+    assert ask(url, "select count(*) from log") == [(0,)]
+    decide(store, Entry(payment("late", NOON_US), b"late"))
+    assert ids(store.history("tok_a", "m1", NOON_US + 9 * DAY_US).card)[-1] == "t2 19"
+    assert store.transaction("late") is not None
+    store.close()
+
+
+def test_numbers_go_on_where_the_log_is_empty(url):
+    store = open_online_store(url)
+    decide(store, *(Entry(payment(f"t{number}", NOON_US - DECISIONS_KEPT_US), b"") for number in range(5)))
+    store.rebuild(*tables_of([], []), NOON)
+    assert ask(url, "select count(*) from log") == [(0,)]
+    here = store.read(None).position
+    assert here.sequence == 5
+    assert store.append(here, [Entry(payment("new", NOON_US), b"")]).position.sequence == 6
+    assert [change.transaction_id for change in store.read(here).changes] == ["new"]
+    store.close()
+
+
+def test_what_was_looked_for_is_looked_for_again_once_others_wrote(url):
+    with closing(open_online_store(url)) as mine, closing(open_online_store(url)) as theirs:
+        here = mine.read(None, ["t"]).position
+        theirs.append(here, [Entry(payment("t", NOON_US, card="tok_b", merchant="m2"), b"theirs")])
+        # Another card and merchant: the append may go on, and finds the decision.
+        outcome = mine.append(here, [Entry(payment("t", NOON_US), b"mine")])
+        assert (outcome.is_recorded, outcome.decided) == (True, {"t": b"theirs"})
+        assert mine.sizes()["transactions"] == 1
