@@ -25,6 +25,24 @@ for _name, _value in TELEMETRY_OFF.items():
 
 TOKEN_KEY = "a-key-for-tests-only-0123456789abcdef"
 
+TESTS = Path(__file__).parent
+# Begun first, so that no core waits at the end for a long file that another has just begun; longest first.
+LONGEST_FILES = (
+    "integration/test_demo.py",
+    "integration/benchmarks/test_benchmarks.py",
+    "integration/test_production_form.py",
+    "integration/serving/test_faults.py",
+    "parity/test_increments.py",
+    "parity/test_online_against_warehouse.py",
+    "integration/serving/test_http.py",
+    "integration/models/test_model_assets.py",
+    "integration/serving/test_week_parity.py",
+    "integration/serving/test_swap.py",
+    "integration/serving/test_nginx.py",
+    "integration/serving/test_bento.py",
+    "integration/test_cli.py",
+)
+
 # Whatever a test imports must not read or write the developer's own installation.
 for _name in [name for name in os.environ if name.startswith(("FRAUD_", "DAGSTER_HOME", "BENTOML_HOME"))]:
     del os.environ[_name]
@@ -33,6 +51,20 @@ _HOME = tempfile.mkdtemp(prefix="fraud-tests-")
 os.environ["FRAUD_HOME"] = _HOME
 os.environ["FRAUD_TOKEN_KEY"] = TOKEN_KEY
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go to the test processes in the order of collection, not by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others as they were."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST_FILES)}
+    if missing := [path for path in places if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST_FILES of {__file__} names files that are gone: {missing}. Take them out.")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -57,15 +57,18 @@ def build_bento(bundle_folder: Path, version: str, *, bentoml_home: Path) -> Bui
 
     The eight digits cover the bundle and the code of the service, so the same content has the same tag and is built
     once. The build runs in a process of its own: BentoML imports the service from the staged folder, which proves that
-    what is in the Bento is enough to load it, and leaves this process's modules and working directory alone.
+    what is in the Bento is enough to load it, and leaves this process's modules and working directory alone. Machine
+    code is added last; the tag does not cover it, as it follows from the code.
 
     Raises:
         BundleCorrupt: the bundle's files do not match its digests.
         ContractBroken: BentoML refused; its last words are in the message.
     """
     from fraud_pipelines.models.bundle import Bundle
+    from fraud_pipelines.models.machine_code import add_machine_code
 
-    bundle_digest = Bundle.load(bundle_folder).digest
+    bundle = Bundle.load(bundle_folder)
+    bundle_digest = bundle.digest
     with tempfile.TemporaryDirectory(prefix="fraud-bento-") as staging:
         root = Path(staging)
         for folder in CODE_FOLDERS:
@@ -79,10 +82,11 @@ def build_bento(bundle_folder: Path, version: str, *, bentoml_home: Path) -> Bui
         path = bentoml_home / "bentos" / BENTO_NAME / bento_version
         if not (path / "bento.yaml").exists():
             _run_bentoml_build(root, bento_version, champion, bentoml_home)
-    if not (path / "bento.yaml").exists():
-        raise ContractBroken(
-            f"BentoML reported success but left no Bento at {path}. Run: bentoml list, then build again."
-        )
+            if not (path / "bento.yaml").exists():
+                raise ContractBroken(
+                    f"BentoML reported success but left no Bento at {path}. Run: bentoml list, then build again."
+                )
+            add_machine_code(bundle, path / "src")
     return BuiltBento(f"{BENTO_NAME}:{bento_version}", path, version, bundle_digest)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from fraud_pipelines import limits
 from fraud_pipelines.errors import ContractBroken, SettingInvalid
@@ -107,6 +108,18 @@ def train(
         ContractBroken: the compiled model does not say what the libraries that fitted it say.
     """
     settings = parameters or TrainingParameters()
+    # The matrices of one step are small: BLAS threads would spend nine times as long waiting for each other.
+    with threadpool_limits(settings.learner.threads, user_api="blas"):
+        return _train(training_set, spec, settings, code_version, progress)
+
+
+def _train(
+    training_set: TrainingSet,
+    spec: FeatureSpec,
+    settings: TrainingParameters,
+    code_version: str,
+    progress: Progress | None,
+) -> Trained:
     rows = learning_rows(training_set)
     features, truth = to_matrix(rows, spec.names), rows["is_fraud"].to_numpy(bool)
     folds = time_folds(rows, training_set.split)

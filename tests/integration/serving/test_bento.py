@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import yaml
 from fraud_pipelines.errors import BundleCorrupt, ContractBroken, NoChampion, RetryableError, SettingInvalid
 from fraud_pipelines.ledger import Promotion, open_ledger
 from fraud_pipelines.models.bento import BuiltBento, build_bento
+from fraud_pipelines.models.machine_code import add_machine_code
 from fraud_pipelines.models.serve import champion_bento, running_service, stop_service
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
 from tests.integration.serving.conftest import TOKEN_KEY
@@ -106,6 +108,7 @@ def served_elsewhere(bento: Path, folder: Path) -> Iterator[tuple[httpx.Client, 
 
 def test_a_bento_serves_from_another_folder_without_the_checkout(built: BuiltBento, tmp_path: Path):
     copied = shutil.copytree(built.path, tmp_path / "elsewhere" / "bento")
+    machine_code = {path: path.stat().st_mtime_ns for path in copied.rglob("*.nb?")}
     with served_elsewhere(copied, tmp_path / "run") as (client, opened):
         answer = client.post("/score", json=payment(amount="900")).json()
         assert (answer["decision"], answer["model"]["version"]) == ("BLOCK", "7")
@@ -114,6 +117,15 @@ def test_a_bento_serves_from_another_folder_without_the_checkout(built: BuiltBen
     log = (tmp_path / "run" / "log.txt").read_text()
     assert f"Code of {copied / 'src'}" in log
     assert not opened.exists(), opened.read_text()
+    # Nothing was compiled: the Bento came with everything.
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.nb?")} == machine_code
+    assert {path.name.split("-")[0] for path in machine_code} >= {"kernel.compute", "tree_shap._contributions"}
+
+
+def test_a_model_that_cannot_score_is_built_without_machine_code(tmp_path: Path):
+    other = replace(tiny_bundle(), spec_text="features: []")
+    add_machine_code(other, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bento_whose_model_was_changed_sends_everything_to_review(built: BuiltBento, tmp_path: Path):

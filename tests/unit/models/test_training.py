@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fraud_pipelines.errors import ContractBroken, EmptySample, SettingInvalid
 from fraud_pipelines.features.spec import load_spec
@@ -144,6 +145,17 @@ def test_the_bundle_knows_its_rows_and_its_reference_has_no_identifiers(training
     assert tuple(bundle.reference.columns) == tuple(SPEC.names)
     assert len(bundle.reference) == min(5000, len(training_set.part(TRAIN, VALIDATION)))
     assert bundle.data_hash == training_set.data_hash
+
+
+def test_blas_uses_the_threads_that_a_fit_may_use_and_is_left_as_it_was(training_set):
+    def blas_threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = set()
+    with threadpool_limits(2, user_api="blas"):
+        train(training_set, SPEC, FAST, progress=lambda done, total: seen.update(blas_threads()))
+        assert blas_threads() == {2}
+    assert seen == {FAST.learner.threads} == {1}
 
 
 def test_progress_rises_by_fits_to_the_end(training_set):
