@@ -30,6 +30,7 @@ from serving.judging import stage
 from serving.lane import BATCH_PIECE
 from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
+from serving.reading import read_rows
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
 
@@ -178,27 +179,24 @@ class Endpoints:
 
     async def _decided_piece(self, rows: list[Any], piece: range, started: float) -> tuple[list[bytes], int]:
         """Results of some rows of a batch, and how many of them are refusals."""
-        transactions: list[ScoredTransaction] = []
-        problems: dict[int, Problem] = {}
-        for index in piece:
-            try:
-                transactions.append(Transaction.model_validate(rows[index]).scored(self._runtime.token_key))
-            except ValidationError as error:
-                problems[index] = schema_problem(_violations(error))
-        results = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
+        read = read_rows(rows[piece.start : piece.stop], self._runtime.token_key)
+        transactions = [row for row in read if not isinstance(row, ValidationError)]
+        decided = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
         seconds = time.perf_counter() - started
-        answers, counts = [], Counter[tuple[str, str]]()
-        for index in piece:
-            result = problems[index] if index in problems else next(results)
+        answers: list[bytes] = []
+        counts = Counter[tuple[str, str]]()
+        problems: list[Problem] = []
+        for index, row in zip(piece, read, strict=True):
+            result = schema_problem(_violations(row)) if isinstance(row, ValidationError) else next(decided)
             if isinstance(result, Problem):
-                problems[index] = result
+                problems.append(result)
                 answers.append(b'{"index":%d,%b' % (index, result.content[1:]))
             else:
                 counts[_outcome(result)] += 1
                 answers.append(timed(result, seconds))
         for outcome, count in counts.items():
             requests_of(*outcome, "200").inc(count)
-        for (status, code), count in Counter((str(p.status), p.code) for p in problems.values()).items():
+        for (status, code), count in Counter((str(problem.status), problem.code) for problem in problems).items():
             metrics().refused.labels(status, code).inc(count)
             requests_of("none", "none", status).inc(count)
         return answers, len(problems)
