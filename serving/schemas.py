@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     SecretStr,
     WithJsonSchema,
     field_validator,
@@ -170,8 +169,6 @@ class Transaction(BaseModel):
     merchant_latitude: Latitude | None = Field(None, examples=[52.50])
     merchant_longitude: Longitude | None = Field(None, examples=[13.35])
 
-    _amount_minor: int = PrivateAttr()
-
     @field_validator("card_id")
     @classmethod
     def _card(cls, value: SecretStr) -> SecretStr:
@@ -192,15 +189,14 @@ class Transaction(BaseModel):
 
     @model_validator(mode="after")
     def _amount_within_range(self) -> Self:
-        self._amount_minor = minor_units(self.amount)
-        if self._amount_minor > limits.LARGEST_AMOUNT_MINOR:
+        if self.amount_minor > limits.LARGEST_AMOUNT_MINOR:
             raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
         return self
 
     @property
     def amount_minor(self) -> int:
         """The amount in minor units."""
-        return self._amount_minor
+        return minor_units(self.amount)
 
     def scored(self, token_key: bytes) -> "ScoredTransaction":
         """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""

@@ -62,7 +62,8 @@ CARDS = [
 AMOUNTS = [
     "12.34", "12.3", "12", "012.34", "0", "0.00", "0.005", "12.345", "12.344999", "57.160000000000004", "99999999.99",
     "30000000", "30000000.00", "30000000.004", "30000000.01", "1e3", "1E-7", "+1", "-1", "-0", ".5", "5.", "1_000",
-    " 1", "1 ", "1\n", "1,00", "", "NaN", "Infinity", "١٢", "1" * 16, "1" * 17, "0." + "1" * 20, "0." + "1" * 21,
+    " 1", "1 ", "1\n", "1,00", "", "NaN", "Infinity", "١٢", "1" * 16, "0" * 15 + "1", "0" * 16 + "1", "0." + "1" * 20,
+    "0." + "1" * 21,
     12.34, 12, 0, 0.0, -0.0, -1, -0.01, 0.1, 0.1 + 0.2, 1.005, 2.675, 1e-7, 1e-21, 0.005, 0.015, 12.345, 1e5, 3e7,
     30000000.01, 30000000.005, 30000000.0049, 1e8, 1e16, 1e308, float("inf"), float("nan"), 2**53 + 1, 2**64,
     10**30, True, False, [1], {}, "0.0049999999996", 57.160000000000004, 4.35, 1.1, 29999999.99, 1000000.015,
@@ -156,12 +157,20 @@ def test_a_column_is_plain_only_where_the_model_takes_each_of_its_values(field):
         assert [outcome(read) for read in read_rows(mixed, KEY)] == [outcome(of_model(r)) for r in mixed], repr(value)
 
 
+@pytest.mark.parametrize("field", PLAIN)
+def test_a_field_may_be_missing_of_all_rows_or_of_one(field):
+    without = {name: value for name, value in PLAIN.items() if name != field}
+    for found in ([without] * 3, [PLAIN, without, PLAIN]):
+        assert [outcome(read) for read in read_rows(found, KEY)] == [outcome(of_model(row)) for row in found]
+
+
 def test_plain_rows_never_reach_the_model(monkeypatch):
     """Else the property above would compare the model with itself."""
     monkeypatch.setattr(reading, "_of_model", None)
     plain = [
         *(payment(transaction_id=f"t-{n}", amount=f"{n}.5") for n in range(50)),
         *(PLAIN | {"amount": n / 100, "merchant_id": f"Bäckerei {n}", "card_id": TOKEN} for n in range(50)),
+        *(PLAIN | {"home_latitude": n, "home_longitude": 2 * n, "merchant_longitude": -2.0 * n} for n in range(91)),
         *(PLAIN | {"event_time": moment, "country": None} for moment in MOMENTS[:7]),
     ]
     assert [asdict(read)["transaction_id"] for read in read_rows(plain, KEY)] == [
