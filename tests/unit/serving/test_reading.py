@@ -164,6 +164,12 @@ def test_a_field_may_be_missing_of_all_rows_or_of_one(field):
         assert [outcome(read) for read in read_rows(found, KEY)] == [outcome(of_model(row)) for row in found]
 
 
+def test_moments_that_look_alike_only_end_to_end_are_read_one_by_one():
+    moment = "2025-03-01T12:00:00Z"
+    found = [PLAIN | {"event_time": text} for text in (moment, moment[:16], moment[16:] + moment)]
+    assert [outcome(read) for read in read_rows(found, KEY)] == [outcome(of_model(row)) for row in found]
+
+
 def test_plain_rows_never_reach_the_model(monkeypatch):
     """Else the property above would compare the model with itself."""
     monkeypatch.setattr(reading, "_of_model", None)
