@@ -6,7 +6,6 @@ paths never reach it. It keeps the rest: lifespan, its pages and its schema for 
 
 import asyncio
 import logging
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +29,7 @@ from serving.judging import stage
 from serving.lane import BATCH_PIECE
 from serving.metrics import latency_of, metrics, requests_of
 from serving.problems import Problem, schema_problem
+from serving.reading import read_rows
 from serving.runtime import Runtime
 from serving.schemas import BatchRequest, ById, FeedbackRequest, Transaction
 
@@ -44,9 +44,7 @@ _PIECES_AT_ONCE = 2
 _LARGE_BODY_BYTES = 256 * 1024
 
 _HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
-# What a decision answers with is in the first bytes of an answer.
-_DECISION = re.compile(rb'"decision":"([A-Z]+)"')
-_VERSION = re.compile(rb'"version":"([^"]*)"')
+_DECISION, _VERSION = b'"decision":"', b'"version":"'
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -178,27 +176,24 @@ class Endpoints:
 
     async def _decided_piece(self, rows: list[Any], piece: range, started: float) -> tuple[list[bytes], int]:
         """Results of some rows of a batch, and how many of them are refusals."""
-        transactions: list[ScoredTransaction] = []
-        problems: dict[int, Problem] = {}
-        for index in piece:
-            try:
-                transactions.append(Transaction.model_validate(rows[index]).scored(self._runtime.token_key))
-            except ValidationError as error:
-                problems[index] = schema_problem(_violations(error))
-        results = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
+        read = read_rows(rows[piece.start : piece.stop], self._runtime.token_key)
+        transactions = [row for row in read if not isinstance(row, ValidationError)]
+        decided = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
         seconds = time.perf_counter() - started
-        answers, counts = [], Counter[tuple[str, str]]()
-        for index in piece:
-            result = problems[index] if index in problems else next(results)
+        answers: list[bytes] = []
+        counts = Counter[tuple[bytes, bytes]]()
+        problems: list[Problem] = []
+        for index, row in zip(piece, read, strict=True):
+            result = schema_problem(_violations(row)) if isinstance(row, ValidationError) else next(decided)
             if isinstance(result, Problem):
-                problems[index] = result
+                problems.append(result)
                 answers.append(b'{"index":%d,%b' % (index, result.content[1:]))
             else:
                 counts[_outcome(result)] += 1
                 answers.append(timed(result, seconds))
         for outcome, count in counts.items():
-            requests_of(*outcome, "200").inc(count)
-        for (status, code), count in Counter((str(p.status), p.code) for p in problems.values()).items():
+            _count_decided(outcome, count)
+        for (status, code), count in Counter((str(problem.status), problem.code) for problem in problems).items():
             metrics().refused.labels(status, code).inc(count)
             requests_of("none", "none", status).inc(count)
         return answers, len(problems)
@@ -208,7 +203,7 @@ class Endpoints:
         if isinstance(result, Problem):
             raise result
         seconds = time.perf_counter() - started
-        requests_of(*_outcome(result), "200").inc()
+        _count_decided(_outcome(result))
         latency_of("total").observe(seconds)
         return timed(result, seconds)
 
@@ -378,10 +373,21 @@ def _unknown(message: str) -> Problem:
     )
 
 
-def _outcome(answer: bytes) -> tuple[str, str]:
-    """Decision and model version of an answer."""
-    decision, version = _DECISION.search(answer), _VERSION.search(answer)
-    return decision[1].decode() if decision else "none", version[1].decode() if version else "none"
+def _outcome(answer: bytes) -> tuple[bytes, bytes]:
+    """Decision and model version of an answer. What its texts quote is escaped, so neither is found in one."""
+    decision = answer.index(_DECISION) + len(_DECISION)
+    # From the end: the reasons before it are most of an answer.
+    version = answer.rfind(_VERSION)
+    return _to_quote(answer, decision), _to_quote(answer, version + len(_VERSION)) if version >= 0 else b"none"
+
+
+def _to_quote(answer: bytes, start: int) -> bytes:
+    return answer[start : answer.index(b'"', start)]
+
+
+def _count_decided(outcome: tuple[bytes, bytes], count: int = 1) -> None:
+    decision, version = outcome
+    requests_of(decision.decode(), version.decode(), "200").inc(count)
 
 
 def _count_refusal(path: str, problem: Problem) -> None:

@@ -5,7 +5,7 @@ first answer, not from a model that quietly saw a null. What a field means is sa
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     SecretStr,
     WithJsonSchema,
     field_validator,
@@ -33,16 +32,18 @@ if TYPE_CHECKING:
 # The same bounds as on ingest: fixed moments, not the wall clock, so that a replay of old days is answered as it was.
 EARLIEST, LATEST = limits.EARLIEST_EVENT.replace(tzinfo=UTC), limits.LATEST_EVENT.replace(tzinfo=UTC)
 
+LONGEST_CARD = 64  # characters: nineteen digits, however they are grouped
 # Long enough for a double written out; what is longer is not an amount.
 _DECIMAL = re.compile(r"[0-9]{1,16}(\.[0-9]{1,20})?")
 _EXACT = Context(prec=50)
-_ISO_MOMENT = re.compile(
+ISO_MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def _read_amount(value: Any) -> Decimal:
+def read_amount(value: Any) -> Decimal:
     """A JSON number or a decimal string as the decimal that was written; 0.1 stays 0.1."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise ValueError("expected a number or a decimal string such as '12.34'")
@@ -52,11 +53,17 @@ def _read_amount(value: Any) -> Decimal:
     return Decimal(text)
 
 
-def _read_moment(value: Any) -> datetime:
+def minor_units(amount: Decimal) -> int:
+    """Minor units as ingest reads them: nine decimals, then half away from zero."""
+    read = amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
+    return int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
+
+
+def read_moment(value: Any) -> datetime:
     """An ISO 8601 moment as UTC; without an offset it is taken as UTC."""
     if isinstance(value, datetime):
         moment = value
-    elif isinstance(value, str) and _ISO_MOMENT.fullmatch(value):
+    elif isinstance(value, str) and ISO_MOMENT.fullmatch(value):
         moment = datetime.fromisoformat(value)
     else:
         raise ValueError("expected an ISO 8601 moment in UTC such as '2025-03-01T12:34:56Z'")
@@ -67,6 +74,20 @@ def _read_moment(value: Any) -> datetime:
     if not EARLIEST <= moment < LATEST:
         raise ValueError(f"expected a moment in [{EARLIEST:%Y-%m-%d}, {LATEST:%Y-%m-%d})")
     return moment
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970-01-01 UTC of a moment with an offset."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def readable_card(value: str) -> str:
+    """A card number as it was written, or a token."""
+    if not value.isprintable() or not any(map(str.isalnum, value)):
+        raise ValueError("expected a card number or its token")
+    if value.startswith("tok_") and not TOKEN.fullmatch(value):
+        raise ValueError("expected a token of tok_ and 32 hexadecimal digits in lower case")
+    return value
 
 
 def _plain(value: str) -> str:
@@ -85,6 +106,7 @@ def _without_nul(value: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=limits.LONGEST_TEXT), AfterValidator(_plain)]
+Channel = Literal["pos", "online", "atm"]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False, description="Degrees north.")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False, description="Degrees east.")]
 
@@ -100,7 +122,7 @@ class Transaction(BaseModel):
     )
     event_time: Annotated[
         datetime,
-        BeforeValidator(_read_moment),
+        BeforeValidator(read_moment),
         WithJsonSchema({"type": "string", "format": "date-time"}),
     ] = Field(
         description="When it happened, ISO 8601, from 1990 to 2099; UTC when it carries no offset. Microseconds count.",
@@ -108,14 +130,14 @@ class Transaction(BaseModel):
     )
     card_id: SecretStr = Field(
         min_length=1,
-        max_length=64,
+        max_length=LONGEST_CARD,
         description="Card number, or its token (tok_ and 32 hex digits). A number is replaced by its token at once.",
         examples=["4000001234567899"],
     )
     merchant_id: Text = Field(description="Merchant or terminal.", examples=["m-0042"])
     amount: Annotated[
         Decimal,
-        BeforeValidator(_read_amount),
+        BeforeValidator(read_amount),
         WithJsonSchema(
             {
                 "anyOf": [
@@ -137,7 +159,7 @@ class Transaction(BaseModel):
     )
     customer_id: Text | None = Field(None, description="Owner of the card; never a feature.", examples=["c-0007"])
     category: Text | None = Field(None, description="Merchant category code or name.", examples=["grocery"])
-    channel: Literal["pos", "online", "atm"] | None = Field(None, description="How it was made.", examples=["pos"])
+    channel: Channel | None = Field(None, description="How it was made.", examples=["pos"])
     country: Annotated[str, Field(pattern=r"^[A-Za-z]{2}$"), AfterValidator(str.upper)] | None = Field(
         None, description="ISO 3166 country of the merchant, two letters.", examples=["DE"]
     )
@@ -147,16 +169,10 @@ class Transaction(BaseModel):
     merchant_latitude: Latitude | None = Field(None, examples=[52.50])
     merchant_longitude: Longitude | None = Field(None, examples=[13.35])
 
-    _amount_minor: int = PrivateAttr()
-
     @field_validator("card_id")
     @classmethod
     def _card(cls, value: SecretStr) -> SecretStr:
-        text = value.get_secret_value()
-        if not text.isprintable() or not any(map(str.isalnum, text)):
-            raise ValueError("expected a card number or its token")
-        if text.startswith("tok_") and not TOKEN.fullmatch(text):
-            raise ValueError("expected a token of tok_ and 32 hexadecimal digits in lower case")
+        readable_card(value.get_secret_value())
         return value
 
     @field_validator("currency")
@@ -173,27 +189,23 @@ class Transaction(BaseModel):
 
     @model_validator(mode="after")
     def _amount_within_range(self) -> Self:
-        # As ingest reads it: nine decimals, then half away from zero.
-        read = self.amount.quantize(Decimal("1e-9"), ROUND_HALF_UP, _EXACT)
-        self._amount_minor = int(read.scaleb(MINOR_DIGITS, _EXACT).to_integral_value(ROUND_HALF_UP))
-        if self._amount_minor > limits.LARGEST_AMOUNT_MINOR:
+        if self.amount_minor > limits.LARGEST_AMOUNT_MINOR:
             raise ValueError(f"amount: expected 0 to {limits.LARGEST_AMOUNT_MINOR} minor units of {self.currency}")
         return self
 
     @property
     def amount_minor(self) -> int:
         """The amount in minor units."""
-        return self._amount_minor
+        return minor_units(self.amount)
 
     def scored(self, token_key: bytes) -> "ScoredTransaction":
         """The transaction as it is decided on: card as token, minor units, microseconds since 1970."""
         # Here, because a client reads this module, too, and has no use for the compiled feature engine.
         from fraud_pipelines.features.online import ScoredTransaction
 
-        since_epoch = self.event_time - _EPOCH
         return ScoredTransaction(
             self.transaction_id,
-            (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds,
+            microseconds(self.event_time),
             tokenize_card(self.card_id.get_secret_value(), token_key),
             self.merchant_id,
             self.amount_minor,
