@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import Decision, DecisionRow, Feedback, ShadowDecision
+from fraud_pipelines.ledger import Decision, Feedback, ShadowDecision
 from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
@@ -28,7 +28,8 @@ from fraud_pipelines.reasons import FALLBACK_REASONS
 
 # Two requests with one transaction_id are the same one when these agree.
 IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
-_DECISION_RECORD = b'{"kind":"decision","answer":'
+# How the record of a decision begins.
+DECISION_RECORD = b'{"kind":"decision","answer":'
 _FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
 _COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
 _NO_REQUEST = dict.fromkeys(_COLUMNS)
@@ -154,12 +155,12 @@ def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarra
         {name: value for name, value in zip(_COLUMNS, _VALUES(transaction), strict=True) if value is not None}
     )
     vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%b%b,"request":%b,"features":%b}' % (_DECISION_RECORD, answer, request, vector)
+    return b'%b%b,"request":%b,"features":%b}' % (DECISION_RECORD, answer, request, vector)
 
 
 def is_decision(record: bytes) -> bool:
     """Whether a record is of a decision."""
-    return record.startswith(_DECISION_RECORD)
+    return record.startswith(DECISION_RECORD)
 
 
 def feedback_record(feedback: Feedback) -> bytes:
@@ -244,43 +245,6 @@ class StoredDecision:
     def transaction(self) -> ScoredTransaction:
         """What was decided on."""
         return ScoredTransaction(**self.request)
-
-
-def row_of(record: bytes) -> tuple[DecisionRow, int]:
-    """The ledger's row of a record, and how many features it has.
-
-    The record's parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
-    the parts cannot stand in one.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no record of a decision.
-    """
-    answer_to, request_to = record.index(b',"request":{'), record.rindex(b',"features":')
-    answer_text, request_text = record[len(_DECISION_RECORD) : answer_to], record[answer_to + 11 : request_to]
-    features = record[request_to + 12 : -1]
-    answer, request = orjson.loads(answer_text), orjson.loads(request_text)
-    model = answer["model"] or {}
-    is_without = features == b"null"
-    row = DecisionRow(
-        transaction_id=answer["transaction_id"],
-        event_time=from_us(request["event_time_us"]),
-        card_id=request["card_id"],
-        merchant_id=request["merchant_id"],
-        decision=answer["decision"],
-        fraud_probability=answer["fraud_probability"],
-        anomaly_score=answer["anomaly_score"],
-        model_version=model.get("version"),
-        bundle_digest=model.get("bundle_digest"),
-        thresholds=orjson.dumps(answer["thresholds"] or {}).decode(),
-        reasons=orjson.dumps(answer["reasons"]).decode(),
-        features="[]" if is_without else features.decode(),
-        feature_spec_hash=answer["feature_spec_hash"],
-        request=request_text.decode(),
-        fallback=answer["fallback"],
-        decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
-        answer=answer_text.decode(),
-    )
-    return row, 0 if is_without else features.count(b",") + 1
 
 
 def _answer_of_columns(decision: Decision) -> dict[str, Any]:

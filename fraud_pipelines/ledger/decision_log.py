@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_
@@ -62,7 +63,7 @@ class DecisionLog(Database):
         """
         # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock). Of two
         # for one transaction the first stays first.
-        ordered = sorted(rows, key=lambda row: row.transaction_id)
+        ordered = sorted(rows, key=itemgetter(0))
         columns = ", ".join(DecisionRow._fields)
         insert_into = f"insert into decisions ({columns}) values"
         with self._transaction() as connection:
@@ -81,17 +82,9 @@ class DecisionLog(Database):
                 cursor.close()
             else:
                 marks = ", ".join("?" * len(DecisionRow._fields))
-                # As SQLAlchemy writes moments.
-                written = [
-                    row._replace(
-                        event_time=row.event_time.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
-                        decided_at=row.decided_at.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
-                    )
-                    for row in ordered
-                ]
                 connection.exec_driver_sql(
                     f"{insert_into} ({marks}) on conflict (transaction_id) do nothing",
-                    written,  # type: ignore[arg-type]
+                    ordered,  # type: ignore[arg-type]
                 )
 
     def decision(self, transaction_id: str) -> Decision | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import create_engine, update
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -28,6 +30,7 @@ from fraud_pipelines.ledger import (
     open_ledger,
 )
 from fraud_pipelines.ledger.database import MIGRATIONS
+from fraud_pipelines.ledger.records import written, written_us
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
 from fraud_pipelines.models.bundle import Bundle
@@ -489,9 +492,14 @@ def test_a_server_that_is_away_is_a_retryable_error_without_the_password():
 
 def row(transaction_id: str, decision: str, probability: float | None, model_version: str | None = "1") -> DecisionRow:
     return DecisionRow(
-        transaction_id, NOON, "tok_" + "0" * 32, "m1", decision, probability, None, model_version, None, "{}", "[]",
-        "[1.5,null]", "s" * 64, "{}", None, NOON, '{"decision":"' + decision + '"}',
+        transaction_id, written(NOON), "tok_" + "0" * 32, "m1", decision, probability, None, model_version, None, "{}",
+        "[]", "[1.5,null]", "s" * 64, "{}", None, written(NOON), '{"decision":"' + decision + '"}',
     )  # fmt: skip
+
+
+@given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
+def test_a_moment_is_written_the_same_from_microseconds(moment):
+    assert written_us((moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)) == written(moment)
 
 
 def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledger):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fraud_pipelines.errors import ContractBroken, RetryableError
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.ledger import Feedback, Ledger, open_ledger
+from fraud_pipelines.ledger.records import written
 from fraud_pipelines.models.bands import observed_bands
 from fraud_pipelines.models.policy import Thresholds
 from serving.answers import (
@@ -30,7 +31,7 @@ from serving.answers import (
     feedback_record,
     record_of,
 )
-from serving.delivery import Delivery, FeatureNames
+from serving.delivery import Delivery, FeatureNames, row_of
 from serving.forwarding import Forwarder
 from serving.journal import Journal
 from tests.stored_events import NOON_US, payment
@@ -97,7 +98,7 @@ MODEL = ModelFacts.of(
     SimpleNamespace(thresholds=Thresholds(0.3, 0.7), spec_hash="f" * 64, bands=observed_bands(*np.eye(2))),
 )
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
-microseconds = st.integers(-(2**62), 2**62)
+microseconds = st.integers(-(10**16), 2 * 10**17)  # the years 1653 to 8307
 doubles = st.floats(allow_infinity=False)
 transactions = st.builds(
     ScoredTransaction,
@@ -122,7 +123,7 @@ verdicts = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     decided=st.lists(st.tuples(transactions, verdicts), min_size=1, max_size=4),
     facts=st.none() | st.just(MODEL),
@@ -163,6 +164,43 @@ def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, f
             served = np.array(read.features, np.float64)
             np.testing.assert_array_equal(np.signbit(served[served == 0]), np.signbit(verdict.features[served == 0]))
             np.testing.assert_array_equal(served, verdict.features)
+        row, features = row_of(record)
+        told, now_utc = orjson.loads(answer), now.replace(tzinfo=None)
+        assert (row.answer, row.decided_at, features) == (
+            answer.decode(),
+            written(now_utc),
+            3 * (verdict.features is not None),
+        )
+        assert orjson.loads(row.request) == {name: value for name, value in read.request.items() if value is not None}
+        assert orjson.loads(row.features) == (read.features or [])
+        assert (orjson.loads(row.reasons), orjson.loads(row.thresholds)) == (told["reasons"], told["thresholds"] or {})
+        model = told["model"] or {"version": None, "bundle_digest": None}
+        assert (row.model_version, row.bundle_digest) == (model["version"], model["bundle_digest"])
+        for name in ("decision", "fraud_probability", "anomaly_score", "feature_spec_hash", "fallback"):
+            assert getattr(row, name) == told[name]
+
+
+def test_a_record_of_the_version_before_is_delivered_and_found(ledger: Ledger, names: FeatureNames):
+    answer = (
+        b'{"transaction_id":"old","decision":"BLOCK","fraud_probability":0.9,"anomaly_score":null,"confidence":null,'
+        b'"reasons":[{"code":"AMOUNT","words":"a \\"big\\" one","feature":"amount","value":1.5,"contribution":0.25}],'
+        b'"thresholds":{"review":0.3,"block":0.7},"model":{"name":"fraud-scorer","version":"7","bundle_digest":"%b"},'
+        b'"feature_spec_hash":"%b","state_as_of":"2026-06-01T00:00:00Z","feature_age_seconds":43200.0,'
+        b'"decided_at":"2026-06-01T12:00:01.000203Z","fallback":null}' % (b"d" * 64, b"f" * 64)
+    )
+    record = (
+        b'{"kind":"decision","answer":%b,"request":{"transaction_id":"old","event_time_us":1780315200000001,'
+        b'"card_id":"tok_a","merchant_id":"m1","amount_minor":150,"currency":"EUR","customer_id":null,"category":null,'
+        b'"channel":"online","country":null,"device_id":null,"home_latitude":null,"home_longitude":null,'
+        b'"merchant_latitude":null,"merchant_longitude":null},"features":[1.5,null,-0.0]}' % answer
+    )
+    read = StoredDecision.read(record)
+    assert (read.answer_bytes, read.features) == (answer, [1.5, None, -0.0])
+    assert read.transaction == payment("old", NOON_US + 1, 150, channel="online")
+    Delivery(lambda: ledger, names)([record])
+    stored = ledger.decision("old")
+    assert stored.event_time == datetime(2026, 6, 1, 12, 0, 0, 1)
+    assert StoredDecision.of(stored) == read
 
 
 def test_delivered_again_it_is_there_once_and_the_first_stays(ledger: Ledger, names: FeatureNames):
