@@ -1,5 +1,6 @@
 """One behavioural suite for every ledger: SQLite and a real PostgreSQL."""
 
+import sqlite3
 import threading
 import time
 from dataclasses import asdict, replace
@@ -477,6 +478,23 @@ def test_the_migrations_lead_to_the_schema_the_code_expects(url):
     open_ledger(url).close()
     with create_engine(url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_file_of_the_version_before_keeps_its_pages_and_every_commit_is_synced(tmp_path):
+    """A page size is of the file; a decision must be on disk when it is recorded (rule 7), in old and new ones."""
+    for name, page_bytes in (("old", 4096), ("new", 16384)):
+        path = tmp_path / f"{name}.sqlite"
+        if name == "old":
+            with sqlite3.connect(path) as connection:
+                connection.execute(f"pragma page_size = {page_bytes}")
+                connection.execute("create table of_old (a)")
+        ledger = open_ledger(f"sqlite:///{path}")
+        ledger.record_rows([row("t1", "REVIEW", 0.5)], {"s" * 64: ["a", "b"]})
+        assert ledger.decision("t1").decision == "REVIEW"
+        with ledger._engine.connect() as connection:
+            found = [connection.exec_driver_sql(f"pragma {name}").scalar() for name in ("page_size", "synchronous")]
+        assert found == [page_bytes, 2]
+        ledger.close()
 
 
 def test_an_unknown_scheme_names_the_setting():
