@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -530,7 +531,21 @@ def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledg
     assert kept["t2"].answer == {"decision": "REVIEW"}
 
 
+def test_a_row_comes_back_whatever_characters_it_holds(ledger):
+    odd = "\\N \\. \t\n\r\x0b\x85\u2028 \\\\t 商店 \"'%s"
+    for written_as in (odd, "\\N", "\\.", "", "NULL"):
+        given = row(written_as, "REVIEW", 0.1 + 0.2, odd)._replace(
+            merchant_id=odd, fallback="", request=orjson.dumps({"odd": odd}).decode(), anomaly_score=5e-324
+        )
+        ledger.record_rows([given], {"s" * 64: ["a", "b"]})
+        kept = ledger.decision(written_as)
+        assert (kept.transaction_id, kept.merchant_id, kept.model_version) == (written_as, odd, odd)
+        assert (kept.bundle_digest, kept.fallback, kept.request) == (None, "", {"odd": odd})
+        assert (kept.fraud_probability, kept.anomaly_score) == (0.1 + 0.2, 5e-324)
+
+
 def test_a_row_that_breaks_a_rule_of_the_table_is_told_apart_from_an_outage(ledger):
-    with pytest.raises((DataError, IntegrityError)):
-        ledger.record_rows([row(None, "REVIEW", 0.5)], {})
+    for broken in (row(None, "REVIEW", 0.5), row("t1", "REVIEW", 0.5)._replace(merchant_id=None)):
+        with pytest.raises((DataError, IntegrityError)):
+            ledger.record_rows([broken], {})
     assert ledger.last_position("decisions") == 0
