@@ -2,8 +2,10 @@
 
 A record is one line of JSON: {"kind": "decision", "answer": {...}, "request": {...}, "features": [...] or null}. It
 goes to the journal, from there to the ledger, and beside the transaction into the online store, which returns it to who
-sends the transaction again. Features are a list in the order of the spec whose hash the answer names: their names, a
-hundred of them, would be most of every record.
+sends the transaction again. A request is without the fields it does not have. Features are a list in the order of the
+spec whose hash the answer names: their names, a hundred of them, would be most of every record. They are text, because
+shortest decimals come back bit for bit and, many of them whole numbers or missing, take two thirds of the bytes that
+base64 of doubles would.
 """
 
 from bisect import bisect_right
@@ -11,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from fraud_pipelines.features.online import ScoredTransaction
-from fraud_pipelines.ledger import Decision, DecisionRow, Feedback, ShadowDecision
+from fraud_pipelines.ledger import Decision, Feedback, ShadowDecision
 from fraud_pipelines.models.bands import Band
 from fraud_pipelines.models.bento import BENTO_NAME
 from fraud_pipelines.models.bundle import Bundle
@@ -26,14 +28,15 @@ from fraud_pipelines.reasons import FALLBACK_REASONS
 
 # Two requests with one transaction_id are the same one when these agree.
 IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency")
-_DECISION_RECORD = b'{"kind":"decision","answer":'
+# How the record of a decision begins.
+DECISION_RECORD = b'{"kind":"decision","answer":'
 _FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
 _COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
+_NO_REQUEST = dict.fromkeys(_COLUMNS)
 _VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one transaction comes out as. `features` are the served vector, shape (f,); None in a fallback.
 
     `model` is the one that decided, where that is not the champion.
@@ -60,24 +63,24 @@ def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> V
     return Verdict(decision, reasons=[reason], features=features, fallback=cause)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelFacts:
     """What every answer of one model repeats, as JSON that is made once."""
 
-    model: orjson.Fragment
-    thresholds: orjson.Fragment
-    spec_hash: str
+    thresholds_and_model: bytes
+    spec_hash: bytes
     lowest: tuple[float, ...]
     bands: tuple[orjson.Fragment, ...]
 
     @classmethod
     def of(cls, name: str, version: str, digest: str, bundle: Bundle) -> "ModelFacts":
+        thresholds = {"review": bundle.thresholds.review, "block": bundle.thresholds.block}
+        model = {"name": name, "version": version, "bundle_digest": digest}
         return cls(
-            model=_fragment({"name": name, "version": version, "bundle_digest": digest}),
-            thresholds=_fragment({"review": bundle.thresholds.review, "block": bundle.thresholds.block}),
-            spec_hash=bundle.spec_hash,
+            thresholds_and_model=b'"thresholds":%b,"model":%b' % (orjson.dumps(thresholds), orjson.dumps(model)),
+            spec_hash=orjson.dumps(bundle.spec_hash),
             lowest=tuple(band.low for band in bundle.bands),
-            bands=tuple(_fragment(_described(band)) for band in bundle.bands),
+            bands=tuple(orjson.Fragment(orjson.dumps(_described(band))) for band in bundle.bands),
         )
 
     def confidence(self, probability: float) -> orjson.Fragment | None:
@@ -85,55 +88,79 @@ class ModelFacts:
         return self.bands[bisect_right(self.lowest, probability) - 1] if self.bands else None
 
 
-def answer_of(
-    transaction: ScoredTransaction,
-    verdict: Verdict,
+def answers_of(
+    transactions: Sequence[ScoredTransaction],
+    verdicts: Sequence[Verdict],
     facts: ModelFacts | None,
     as_of_us: int | None,
     decided_at: datetime,
-) -> bytes:
-    """The answer as JSON, all but the time it took.
+) -> list[bytes]:
+    """The answers of a group as JSON, all but the time they took.
 
     Args:
-        facts: of the model that decided, or would have; None without one.
+        facts: of the model that decided, or would have; None without one. A verdict may name another.
         as_of_us: when the online store was last filled from the warehouse.
         decided_at: UTC.
     """
-    decides = facts if verdict.fallback is None else None
-    return orjson.dumps(
-        {
-            "transaction_id": transaction.transaction_id,
-            "decision": verdict.decision,
-            "fraud_probability": verdict.probability,
-            "anomaly_score": verdict.anomaly_score,
-            "confidence": decides.confidence(verdict.probability)
-            if decides and verdict.probability is not None
-            else None,
-            "reasons": list(verdict.reasons),
-            "thresholds": decides.thresholds if decides else None,
-            "model": decides.model if decides else None,
-            "feature_spec_hash": facts.spec_hash if facts else None,
-            "state_as_of": None if as_of_us is None else from_us(as_of_us).replace(tzinfo=UTC),
-            "feature_age_seconds": (
-                None if as_of_us is None else max(0.0, round((transaction.event_time_us - as_of_us) / 1e6, 3))
-            ),
-            "decided_at": decided_at,
-            "fallback": verdict.fallback,
-        },
-        option=orjson.OPT_UTC_Z,
+    state_as_of = None if as_of_us is None else from_us(as_of_us).replace(tzinfo=UTC)
+    # Most of an answer's bytes are the same for all that one model decided on, or one cause: all but its beginning and
+    # the age of the features.
+    repeated: dict[tuple[ModelFacts | None, str | None], tuple[bytes, bytes]] = {}
+    answers = []
+    for transaction, verdict in zip(transactions, verdicts, strict=True):
+        model, cause, probability = verdict.model or facts, verdict.fallback, verdict.probability
+        around_age = repeated.get((model, cause))
+        if around_age is None:
+            around_age = repeated[model, cause] = _repeated(model, cause, state_as_of, decided_at)
+        begun = orjson.dumps(
+            {
+                "transaction_id": transaction.transaction_id,
+                "decision": verdict.decision,
+                "fraud_probability": probability,
+                "anomaly_score": verdict.anomaly_score,
+                "confidence": model.confidence(probability)
+                if model and cause is None and probability is not None
+                else None,
+                "reasons": verdict.reasons,
+            }
+        )
+        age = b"null" if as_of_us is None else _age(transaction.event_time_us - as_of_us)
+        answers.append(b"%b%b%b%b" % (begun[:-1], around_age[0], age, around_age[1]))
+    return answers
+
+
+def _repeated(
+    model: ModelFacts | None, cause: str | None, state_as_of: datetime | None, decided_at: datetime
+) -> tuple[bytes, bytes]:
+    """What stands in an answer between its reasons and the age of the features, and behind that."""
+    before_age = b',%b,"feature_spec_hash":%b,"state_as_of":%b,"feature_age_seconds":' % (
+        model.thresholds_and_model if model and cause is None else b'"thresholds":null,"model":null',
+        model.spec_hash if model else b"null",
+        orjson.dumps(state_as_of, option=orjson.OPT_UTC_Z),
     )
+    moment = orjson.dumps(decided_at, option=orjson.OPT_UTC_Z)
+    return before_age, b',"decided_at":%b,"fallback":%b}' % (moment, orjson.dumps(cause))
+
+
+def _age(age_us: int) -> bytes:
+    """The age of features in seconds, as JSON; of a transaction from before they were brought up to date it is 0."""
+    # Of 64 bits of microseconds: where numbers are that small, Python writes them as JSON does, without exponent.
+    return b"%r" % round(age_us / 1e6, 3) if age_us > 0 else b"0.0"
 
 
 def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarray | None) -> bytes:
     """The record of a decision, from its answer."""
-    request = orjson.dumps(dict(zip(_COLUMNS, _VALUES(transaction), strict=True)))
+    # Without what is absent: the fields of few sources are all there.
+    request = orjson.dumps(
+        {name: value for name, value in zip(_COLUMNS, _VALUES(transaction), strict=True) if value is not None}
+    )
     vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%b%b,"request":%b,"features":%b}' % (_DECISION_RECORD, answer, request, vector)
+    return b'%b%b,"request":%b,"features":%b}' % (DECISION_RECORD, answer, request, vector)
 
 
 def is_decision(record: bytes) -> bool:
     """Whether a record is of a decision."""
-    return record.startswith(_DECISION_RECORD)
+    return record.startswith(DECISION_RECORD)
 
 
 def feedback_record(feedback: Feedback) -> bytes:
@@ -191,13 +218,13 @@ class StoredDecision:
     @classmethod
     def read(cls, record: bytes) -> "StoredDecision":
         found = orjson.loads(record)
-        return cls(found["answer"], found["request"], found["features"])
+        return cls(found["answer"], _whole(found["request"]), found["features"])
 
     @classmethod
     def of(cls, decision: Decision) -> "StoredDecision":
         """A decision as the ledger has it."""
         answer = decision.answer or _answer_of_columns(decision)
-        return cls(answer, decision.request, list(decision.features.values()) or None)
+        return cls(answer, _whole(decision.request), list(decision.features.values()) or None)
 
     def is_of(self, transaction: ScoredTransaction) -> bool:
         """Whether it is a decision on this very transaction."""
@@ -211,51 +238,13 @@ class StoredDecision:
     @property
     def record(self) -> bytes:
         """The record it was read from."""
-        return orjson.dumps(
-            {"kind": "decision", "answer": self.answer, "request": self.request, "features": self.features}
-        )
+        features = None if self.features is None else np.array(self.features, np.float64)
+        return record_of(self.transaction, self.answer_bytes, features)
 
     @property
     def transaction(self) -> ScoredTransaction:
         """What was decided on."""
         return ScoredTransaction(**self.request)
-
-
-def row_of(record: bytes) -> tuple[DecisionRow, int]:
-    """The ledger's row of a record, and how many features it has.
-
-    The record's parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
-    the parts cannot stand in one.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no record of a decision.
-    """
-    answer_to, request_to = record.index(b',"request":{'), record.rindex(b',"features":')
-    answer_text, request_text = record[len(_DECISION_RECORD) : answer_to], record[answer_to + 11 : request_to]
-    features = record[request_to + 12 : -1]
-    answer, request = orjson.loads(answer_text), orjson.loads(request_text)
-    model = answer["model"] or {}
-    is_without = features == b"null"
-    row = DecisionRow(
-        transaction_id=answer["transaction_id"],
-        event_time=from_us(request["event_time_us"]),
-        card_id=request["card_id"],
-        merchant_id=request["merchant_id"],
-        decision=answer["decision"],
-        fraud_probability=answer["fraud_probability"],
-        anomaly_score=answer["anomaly_score"],
-        model_version=model.get("version"),
-        bundle_digest=model.get("bundle_digest"),
-        thresholds=orjson.dumps(answer["thresholds"] or {}).decode(),
-        reasons=orjson.dumps(answer["reasons"]).decode(),
-        features="[]" if is_without else features.decode(),
-        feature_spec_hash=answer["feature_spec_hash"],
-        request=request_text.decode(),
-        fallback=answer["fallback"],
-        decided_at=datetime.fromisoformat(answer["decided_at"]).astimezone(UTC).replace(tzinfo=None),
-        answer=answer_text.decode(),
-    )
-    return row, 0 if is_without else features.count(b",") + 1
 
 
 def _answer_of_columns(decision: Decision) -> dict[str, Any]:
@@ -292,5 +281,6 @@ def _described(band: Band) -> dict[str, Any]:
     }
 
 
-def _fragment(value: Mapping[str, Any]) -> orjson.Fragment:
-    return orjson.Fragment(orjson.dumps(value))
+def _whole(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with every field; a record leaves out those that are absent."""
+    return {**_NO_REQUEST, **request}

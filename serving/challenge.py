@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import compress
 
@@ -109,7 +109,7 @@ def judge_with_canary(
         is_canary = [canary_place(transaction.card_id) < rival.canary_percent for transaction in transactions]
         try:
             own = decide(rival.model, is_canary)
-            fill(is_canary, [replace(verdict, model=rival.facts) for verdict in own])
+            fill(is_canary, [verdict._replace(model=rival.facts) for verdict in own])
         except Exception:  # whatever a challenger does wrong: the champion decides as if there were none
             logger.exception("Challenger %s could not decide on its canary", rival.model.version)
     left = [verdict is None or verdict.fallback is not None for verdict in verdicts]

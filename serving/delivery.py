@@ -4,13 +4,17 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger, ShadowDecision
-from serving.answers import feedback_of, is_decision, row_of, shadow_of
+from fraud_pipelines.ledger.records import written, written_us
+from serving.answers import DECISION_RECORD, feedback_of, is_decision, shadow_of
 
 
 class FeatureNames:
@@ -50,6 +54,78 @@ class FeatureNames:
 
     def _path(self, spec_hash: str) -> Path:
         return self._folder / f"{spec_hash}.json"
+
+
+class _Model(msgspec.Struct):
+    version: str
+    bundle_digest: str
+
+
+class _Answer(msgspec.Struct):
+    """What the ledger has columns for; it stores the rest as text."""
+
+    transaction_id: str
+    decision: str
+    fraud_probability: float | None
+    anomaly_score: float | None
+    reasons: msgspec.Raw
+    thresholds: msgspec.Raw
+    model: _Model | None
+    feature_spec_hash: str | None
+    decided_at: str
+    fallback: str | None
+
+
+class _Request(msgspec.Struct):
+    event_time_us: int
+    card_id: str
+    merchant_id: str
+
+
+_answer_in, _request_in = msgspec.json.Decoder(_Answer).decode, msgspec.json.Decoder(_Request).decode
+
+
+def row_of(record: bytes) -> tuple[DecisionRow, int]:
+    """The ledger's row of a record, and how many features it has.
+
+    The record's parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
+    the parts cannot stand in one.
+
+    Raises:
+        ValueError, msgspec.MsgspecError: it is no record of a decision.
+    """
+    answer_to = record.index(b',"request":{')
+    request_to = record.index(b'},"features":', answer_to)
+    answer_text, request_text = record[len(DECISION_RECORD) : answer_to], record[answer_to + 11 : request_to + 1]
+    features = record[request_to + 13 : -1]
+    answer, request = _answer_in(answer_text), _request_in(request_text)
+    model, thresholds = answer.model, str(answer.thresholds, "utf-8")
+    is_without = features == b"null"
+    row = DecisionRow(
+        answer.transaction_id,
+        written_us(request.event_time_us),
+        request.card_id,
+        request.merchant_id,
+        answer.decision,
+        answer.fraud_probability,
+        answer.anomaly_score,
+        model.version if model else None,
+        model.bundle_digest if model else None,
+        "{}" if thresholds == "null" else thresholds,
+        str(answer.reasons, "utf-8"),
+        "[]" if is_without else features.decode(),
+        answer.feature_spec_hash,
+        request_text.decode(),
+        answer.fallback,
+        _written(answer.decided_at),
+        answer_text.decode(),
+    )
+    return row, 0 if is_without else features.count(b",") + 1
+
+
+@lru_cache(maxsize=256)  # a group of decisions has one moment
+def _written(moment: str) -> str:
+    return written(datetime.fromisoformat(moment).astimezone(UTC).replace(tzinfo=None))
 
 
 class Delivery:
@@ -93,7 +169,7 @@ class Delivery:
                     side_by_side.append(shadow_of(record))
                 else:
                     feedback.append(feedback_of(record))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
                 raise ContractBroken(
                     f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the "
                     "dead letters beside the journal."

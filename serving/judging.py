@@ -55,19 +55,12 @@ def judge(
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
         # What is no number would compare as an approval; _verdict refuses it.
         decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
+        anomalies = [None] * len(transactions) if anomaly_scores is None else anomaly_scores.tolist()
+        newest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
+        rows = zip(transactions, features, decisions.tolist(), probabilities.tolist(), anomalies, strict=True)
         return [
-            _verdict(
-                champion,
-                transaction,
-                features[row],
-                inputs[row : row + 1],
-                decisions[row],
-                float(probabilities[row]),
-                None if anomaly_scores is None else float(anomaly_scores[row]),
-                as_of_us,
-                validity,
-            )
-            for row, transaction in enumerate(transactions)
+            _verdict(champion, validity, newest_us, transaction, vector, inputs, row, decision, probability, anomaly)
+            for row, (transaction, vector, decision, probability, anomaly) in enumerate(rows)
         ]
     except Exception:
         if len(transactions) > 1:  # one that cannot be scored must not take the others with it
@@ -82,26 +75,26 @@ def judge(
 
 def _verdict(
     champion: Champion,
+    validity: Validity,
+    newest_us: int | None,
     transaction: ScoredTransaction,
     features: np.ndarray,
     inputs: np.ndarray,
+    row: int,
     decision: str,
     probability: float,
     anomaly_score: float | None,
-    as_of_us: int | None,
-    validity: Validity,
 ) -> Verdict:
+    """What becomes of one row of `inputs`; a payment after `newest_us` is too late for its features."""
     if not 0 <= probability <= 1:
         logger.error("Model version %s: %s is no probability", champion.version, probability)
         return fallback(MODEL_FAILED, validity.decision, features)
-    if as_of_us is not None:
-        oldest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
-        if transaction.event_time_us > oldest_us:
-            return fallback(FEATURES_TOO_OLD, validity.decision, features)
+    if newest_us is not None and transaction.event_time_us > newest_us:
+        return fallback(FEATURES_TOO_OLD, validity.decision, features)
     if decision == APPROVE:  # an approval owes nobody an explanation
-        return Verdict(decision, probability, anomaly_score, [], features)
+        return Verdict(decision, probability, anomaly_score, (), features)
     with stage("reasons"):
-        reasons = champion.bundle.reasons(inputs, named(features, champion.bundle.feature_names))
+        reasons = champion.bundle.reasons(inputs[row : row + 1], named(features, champion.bundle.feature_names))
     return Verdict(decision, probability, anomaly_score, reasons, features)
 
 

@@ -32,7 +32,7 @@ from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
-from serving.answers import ModelFacts, StoredDecision, Verdict, answer_of, fallback, record_of
+from serving.answers import ModelFacts, StoredDecision, Verdict, answers_of, fallback, record_of
 from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
 from serving.groups import Group, not_durable
@@ -286,9 +286,9 @@ class Scorer:
                     self._unrecorded.keep([Entry(stored.transaction, stored.record)])
 
     def _entries(self, group: Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
-        facts, now, entries = self._facts_of(loaded.champion), datetime.now(UTC), []
-        for transaction, verdict in zip(group.fresh, verdicts, strict=True):
-            answer = answer_of(transaction, verdict, verdict.model or facts, as_of_us, now)
+        answers = answers_of(group.fresh, verdicts, self._facts_of(loaded.champion), as_of_us, datetime.now(UTC))
+        entries = []
+        for transaction, verdict, answer in zip(group.fresh, verdicts, answers, strict=True):
             group.answers[transaction.transaction_id] = answer
             group.verdicts[transaction.transaction_id] = transaction, verdict
             entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from io import StringIO
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_
@@ -17,6 +19,7 @@ from fraud_pipelines.ledger.records import Arrival, Decision, DecisionRow, Decis
 PAGE_ROWS = 20_000
 
 _DECISION = [column for column in schema.decisions.columns if column.name != "position"]
+_ROW = ", ".join(DecisionRow._fields)
 # Key and moment of each log.
 _LOGS = {
     "decisions": (schema.decisions.c.transaction_id, schema.decisions.c.decided_at),
@@ -60,38 +63,20 @@ class DecisionLog(Database):
         Raises:
             ContractBroken: the names of a spec are other ones than before.
         """
-        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock). Of two
-        # for one transaction the first stays first.
-        ordered = sorted(rows, key=lambda row: row.transaction_id)
-        columns = ", ".join(DecisionRow._fields)
-        insert_into = f"insert into decisions ({columns}) values"
+        # Of two for one transaction the first stays.
+        first = {row.transaction_id: row for row in reversed(rows)}
+        # By key: two writers of overlapping batches would otherwise wait for each other (PostgreSQL: deadlock).
+        ordered = sorted(first.values(), key=itemgetter(0))
         with self._transaction() as connection:
             for spec_hash, own in names.items():
                 self._remember(connection, spec_hash, list(own))
             if connection.dialect.name == "postgresql":
-                import psycopg2  # type: ignore[import-untyped]
-                from psycopg2.extras import execute_values  # type: ignore[import-untyped]
-
-                cursor = connection.connection.cursor()
-                statement = f"{insert_into} %s on conflict (transaction_id) do nothing"
-                try:
-                    execute_values(cursor, statement, ordered, page_size=500)
-                except psycopg2.Error as error:  # past SQLAlchemy, which would have wrapped it
-                    raise DBAPIError.instance(statement, None, error, psycopg2.Error) from error
-                cursor.close()
+                _copy_new(connection, ordered)
             else:
                 marks = ", ".join("?" * len(DecisionRow._fields))
-                # As SQLAlchemy writes moments.
-                written = [
-                    row._replace(
-                        event_time=row.event_time.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
-                        decided_at=row.decided_at.isoformat(" ", "microseconds"),  # type: ignore[arg-type]
-                    )
-                    for row in ordered
-                ]
                 connection.exec_driver_sql(
-                    f"{insert_into} ({marks}) on conflict (transaction_id) do nothing",
-                    written,  # type: ignore[arg-type]
+                    f"insert into decisions ({_ROW}) values ({marks}) on conflict (transaction_id) do nothing",
+                    ordered,  # type: ignore[arg-type]
                 )
 
     def decision(self, transaction_id: str) -> Decision | None:
@@ -244,6 +229,36 @@ class DecisionLog(Database):
             names = self._names(connection, values["feature_spec_hash"]) or []
             values["features"] = dict(zip(names, values["features"], strict=True)) if values["features"] else {}
         return Decision(**values)
+
+
+def _copy_new(connection: Connection, rows: Sequence[DecisionRow]) -> None:
+    """Insert the rows whose transactions have none, on PostgreSQL: COPY takes half the CPU of `insert ... values`."""
+    import psycopg2  # type: ignore[import-untyped]
+
+    create = f"create temp table if not exists incoming on commit delete rows as select {_ROW} from decisions limit 0"
+    copy = f"copy incoming ({_ROW}) from stdin"
+    insert_new = (
+        f"insert into decisions ({_ROW}) select {_ROW} from incoming "
+        # As Python sorts: no two writers may differ.
+        'order by transaction_id collate "C" on conflict (transaction_id) do nothing'
+    )
+    lines = "".join(["\t".join(map(_copied, row)) + "\n" for row in rows])
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.execute(create)
+        cursor.copy_expert(copy, StringIO(lines))
+        cursor.execute(insert_new)
+    except psycopg2.Error as error:  # past SQLAlchemy, which would have wrapped it
+        raise DBAPIError.instance(insert_new, None, error, psycopg2.Error) from error
+    cursor.close()
+
+
+def _copied(value: str | float | None) -> str:
+    """A value in the text format of PostgreSQL's COPY."""
+    if isinstance(value, str):
+        # Looked for one by one, which str.translate takes ten times as long for.
+        return value.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
+    return r"\N" if value is None else repr(value)
 
 
 def _row(decision: Decision) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the ledger remembers, one frozen record per kind of row. Times are naive UTC."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from fraud_pipelines.errors import ContractBroken
@@ -10,11 +11,28 @@ from fraud_pipelines.verdicts import Verdict
 
 # The ledger's tables that follow the stream of payments, whose rows may arrive long after their moment.
 Log = Literal["decisions", "feedback"]
+_EPOCH = datetime(1970, 1, 1)
 
 
 def utc_now() -> datetime:
     """Moment a ledger row is written: a fact about the row, never an input of a computation."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def written(moment: datetime) -> str:
+    """A naive UTC moment as SQLAlchemy writes it into SQLite; PostgreSQL takes that as well."""
+    return moment.isoformat(" ", "microseconds")
+
+
+def written_us(moment_us: int) -> str:
+    """`written` of microseconds since 1970, in a quarter of the time: moments of a stream share their minutes."""
+    minute, rest_us = divmod(moment_us, 60_000_000)
+    return f"{_minute(minute)}:{rest_us // 1_000_000:02d}.{rest_us % 1_000_000:06d}"
+
+
+@lru_cache(maxsize=4096)
+def _minute(minute: int) -> str:
+    return (_EPOCH + timedelta(minutes=minute)).isoformat(" ", "minutes")
 
 
 @dataclass(frozen=True)
@@ -67,13 +85,14 @@ class Decision:
 
 
 class DecisionRow(NamedTuple):
-    """A decision as a row of the ledger is written; thresholds, reasons, features, request and answer are JSON text.
+    """A decision as a row of the ledger is written: moments as by `written`, and JSON text.
 
-    `features` is a list in the order of the spec of `feature_spec_hash`.
+    JSON are thresholds, reasons, features, request and answer; `features` is a list in the order of the spec of
+    `feature_spec_hash`.
     """
 
     transaction_id: str
-    event_time: datetime
+    event_time: str
     card_id: str
     merchant_id: str
     decision: str
@@ -87,7 +106,7 @@ class DecisionRow(NamedTuple):
     feature_spec_hash: str | None
     request: str
     fallback: str | None
-    decided_at: datetime
+    decided_at: str
     answer: str
 
 

@@ -1,14 +1,18 @@
 """One behavioural suite for every ledger: SQLite and a real PostgreSQL."""
 
+import sqlite3
 import threading
 import time
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 from alembic import command
 from alembic.config import Config
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import create_engine, update
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -28,6 +32,7 @@ from fraud_pipelines.ledger import (
     open_ledger,
 )
 from fraud_pipelines.ledger.database import MIGRATIONS
+from fraud_pipelines.ledger.records import written, written_us
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
 from fraud_pipelines.models.bundle import Bundle
@@ -476,6 +481,23 @@ def test_the_migrations_lead_to_the_schema_the_code_expects(url):
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
+def test_a_file_of_the_version_before_keeps_its_pages_and_every_commit_is_synced(tmp_path):
+    """A page size is of the file; a decision must be on disk when it is recorded (rule 7), in old and new ones."""
+    for name, page_bytes in (("old", 4096), ("new", 16384)):
+        path = tmp_path / f"{name}.sqlite"
+        if name == "old":
+            with sqlite3.connect(path) as connection:
+                connection.execute(f"pragma page_size = {page_bytes}")
+                connection.execute("create table of_old (a)")
+        ledger = open_ledger(f"sqlite:///{path}")
+        ledger.record_rows([row("t1", "REVIEW", 0.5)], {"s" * 64: ["a", "b"]})
+        assert ledger.decision("t1").decision == "REVIEW"
+        with ledger._engine.connect() as connection:
+            found = [connection.exec_driver_sql(f"pragma {name}").scalar() for name in ("page_size", "synchronous")]
+        assert found == [page_bytes, 2]
+        ledger.close()
+
+
 def test_an_unknown_scheme_names_the_setting():
     with pytest.raises(SettingInvalid, match="FRAUD_LEDGER_URL"):
         open_ledger("mongodb://somewhere")
@@ -489,9 +511,14 @@ def test_a_server_that_is_away_is_a_retryable_error_without_the_password():
 
 def row(transaction_id: str, decision: str, probability: float | None, model_version: str | None = "1") -> DecisionRow:
     return DecisionRow(
-        transaction_id, NOON, "tok_" + "0" * 32, "m1", decision, probability, None, model_version, None, "{}", "[]",
-        "[1.5,null]", "s" * 64, "{}", None, NOON, '{"decision":"' + decision + '"}',
+        transaction_id, written(NOON), "tok_" + "0" * 32, "m1", decision, probability, None, model_version, None, "{}",
+        "[]", "[1.5,null]", "s" * 64, "{}", None, written(NOON), '{"decision":"' + decision + '"}',
     )  # fmt: skip
+
+
+@given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
+def test_a_moment_is_written_the_same_from_microseconds(moment):
+    assert written_us((moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)) == written(moment)
 
 
 def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledger):
@@ -504,7 +531,21 @@ def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledg
     assert kept["t2"].answer == {"decision": "REVIEW"}
 
 
+def test_a_row_comes_back_whatever_characters_it_holds(ledger):
+    odd = "\\N \\. \t\n\r\x0b\x85\u2028 \\\\t 商店 \"'%s"
+    for written_as in (odd, "\\N", "\\.", "", "NULL"):
+        given = row(written_as, "REVIEW", 0.1 + 0.2, odd)._replace(
+            merchant_id=odd, fallback="", request=orjson.dumps({"odd": odd}).decode(), anomaly_score=5e-324
+        )
+        ledger.record_rows([given], {"s" * 64: ["a", "b"]})
+        kept = ledger.decision(written_as)
+        assert (kept.transaction_id, kept.merchant_id, kept.model_version) == (written_as, odd, odd)
+        assert (kept.bundle_digest, kept.fallback, kept.request) == (None, "", {"odd": odd})
+        assert (kept.fraud_probability, kept.anomaly_score) == (0.1 + 0.2, 5e-324)
+
+
 def test_a_row_that_breaks_a_rule_of_the_table_is_told_apart_from_an_outage(ledger):
-    with pytest.raises((DataError, IntegrityError)):
-        ledger.record_rows([row(None, "REVIEW", 0.5)], {})
+    for broken in (row(None, "REVIEW", 0.5), row("t1", "REVIEW", 0.5)._replace(merchant_id=None)):
+        with pytest.raises((DataError, IntegrityError)):
+            ledger.record_rows([broken], {})
     assert ledger.last_position("decisions") == 0

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fraud_pipelines.errors import ContractBroken, RetryableError
+from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.ledger import Feedback, Ledger, open_ledger
-from serving.answers import StoredDecision, Verdict, answer_of, fallback, feedback_of, feedback_record, record_of
-from serving.delivery import Delivery, FeatureNames
+from fraud_pipelines.ledger.records import written
+from fraud_pipelines.models.bands import observed_bands
+from fraud_pipelines.models.policy import Thresholds
+from serving.answers import (
+    ModelFacts,
+    StoredDecision,
+    Verdict,
+    answers_of,
+    fallback,
+    feedback_of,
+    feedback_record,
+    record_of,
+)
+from serving.delivery import Delivery, FeatureNames, row_of
 from serving.forwarding import Forwarder
 from serving.journal import Journal
 from tests.stored_events import NOON_US, payment
 
 NAMES = ["amount", "is_new", "count"]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DECIDED_AT = datetime.fromisoformat("2026-06-01T12:00:01.000203+00:00")
 
 
@@ -41,7 +58,8 @@ def names(tmp_path: Path) -> FeatureNames:
 def record(transaction_id: str = "t-1", features: list[float] | None = None, **answer) -> bytes:
     now = payment(transaction_id, NOON_US, 1_234, merchant="商店", channel="online", home_latitude=52.520000000000003)
     verdict = fallback("model_failed", "REVIEW", None if features is None else np.array(features))
-    told = orjson.loads(answer_of(now, verdict, None, NOON_US, DECIDED_AT)) | {"feature_spec_hash": "f" * 64} | answer
+    (as_told,) = answers_of([now], [verdict], None, NOON_US, DECIDED_AT)
+    told = orjson.loads(as_told) | {"feature_spec_hash": "f" * 64} | answer
     return record_of(now, orjson.dumps(told), verdict.features)
 
 
@@ -66,11 +84,123 @@ def test_a_record_comes_back_from_the_ledger_with_every_value(ledger: Ledger, na
         back = StoredDecision.of(ledger.decision(read.answer["transaction_id"]))
         assert back == read
         assert back.transaction == read.transaction
-        assert orjson.loads(back.record) == orjson.loads(one)
+        assert back.record == one
     row = ledger.decision("scored")
     assert row.features == {"amount": 12.34, "is_new": None, "count": 1e300}
     assert row.decided_at == datetime(2026, 6, 1, 12, 0, 1, 203)
     assert (row.event_time, row.merchant_id) == (datetime(2026, 6, 1, 12), "商店")
+
+
+MODEL = ModelFacts.of(
+    'fraud "scorer"',
+    "7",
+    "d" * 64,
+    SimpleNamespace(thresholds=Thresholds(0.3, 0.7), spec_hash="f" * 64, bands=observed_bands(*np.eye(2))),
+)
+moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+microseconds = st.integers(-(10**16), 2 * 10**17)  # the years 1653 to 8307
+doubles = st.floats(allow_infinity=False)
+transactions = st.builds(
+    ScoredTransaction,
+    st.text(),
+    microseconds,
+    st.text(),
+    st.text(),
+    st.integers(0, 2**62),
+    st.sampled_from(["EUR", "USD"]),
+    category=st.none() | st.text(),
+    home_latitude=st.none() | st.floats(-90, 90),
+)
+verdicts = st.builds(
+    Verdict,
+    st.sampled_from(["APPROVE", "REVIEW", "BLOCK"]),
+    st.none() | st.floats(0, 1),
+    st.none() | st.floats(0, 1),
+    st.lists(st.fixed_dictionaries({"code": st.text(), "contribution": doubles.filter(lambda x: x == x)})),
+    st.none() | st.lists(doubles, min_size=3, max_size=3).map(np.array),
+    st.none() | st.sampled_from(["model_failed", "no_champion"]),
+    st.none() | st.just(MODEL),
+)
+
+
+@settings(max_examples=60)
+@given(
+    decided=st.lists(st.tuples(transactions, verdicts), min_size=1, max_size=4),
+    facts=st.none() | st.just(MODEL),
+    as_of_us=st.none() | st.integers(0, NOON_US),
+    now=moments,
+)
+def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, facts, as_of_us, now):
+    answers = answers_of([t for t, _ in decided], [v for _, v in decided], facts, as_of_us, now)
+    for (transaction, verdict), answer in zip(decided, answers, strict=True):
+        about = verdict.model or facts
+        decides = about if verdict.fallback is None else None
+        age_us = None if as_of_us is None else transaction.event_time_us - as_of_us
+        assert answer == orjson.dumps(
+            {
+                "transaction_id": transaction.transaction_id,
+                "decision": verdict.decision,
+                "fraud_probability": verdict.probability,
+                "anomaly_score": verdict.anomaly_score,
+                "confidence": decides.confidence(verdict.probability)
+                if decides and verdict.probability is not None
+                else None,
+                "reasons": verdict.reasons,
+                "thresholds": {"review": 0.3, "block": 0.7} if decides else None,
+                "model": {"name": 'fraud "scorer"', "version": "7", "bundle_digest": "d" * 64} if decides else None,
+                "feature_spec_hash": "f" * 64 if about else None,
+                "state_as_of": None if as_of_us is None else EPOCH + timedelta(microseconds=as_of_us),
+                "feature_age_seconds": None if age_us is None else max(0.0, round(age_us / 1e6, 3)),
+                "decided_at": now,
+                "fallback": verdict.fallback,
+            },
+            option=orjson.OPT_UTC_Z,
+        )
+        record = record_of(transaction, answer, verdict.features)
+        read = StoredDecision.read(record)
+        assert (read.transaction, read.answer_bytes, read.record) == (transaction, answer, record)
+        assert list(read.request) == [field.name for field in fields(ScoredTransaction)]
+        if verdict.features is not None:
+            served = np.array(read.features, np.float64)
+            np.testing.assert_array_equal(np.signbit(served[served == 0]), np.signbit(verdict.features[served == 0]))
+            np.testing.assert_array_equal(served, verdict.features)
+        row, features = row_of(record)
+        told, now_utc = orjson.loads(answer), now.replace(tzinfo=None)
+        assert (row.answer, row.decided_at, features) == (
+            answer.decode(),
+            written(now_utc),
+            3 * (verdict.features is not None),
+        )
+        assert orjson.loads(row.request) == {name: value for name, value in read.request.items() if value is not None}
+        assert orjson.loads(row.features) == (read.features or [])
+        assert (orjson.loads(row.reasons), orjson.loads(row.thresholds)) == (told["reasons"], told["thresholds"] or {})
+        model = told["model"] or {"version": None, "bundle_digest": None}
+        assert (row.model_version, row.bundle_digest) == (model["version"], model["bundle_digest"])
+        for name in ("decision", "fraud_probability", "anomaly_score", "feature_spec_hash", "fallback"):
+            assert getattr(row, name) == told[name]
+
+
+def test_a_record_of_the_version_before_is_delivered_and_found(ledger: Ledger, names: FeatureNames):
+    answer = (
+        b'{"transaction_id":"old","decision":"BLOCK","fraud_probability":0.9,"anomaly_score":null,"confidence":null,'
+        b'"reasons":[{"code":"AMOUNT","words":"a \\"big\\" one","feature":"amount","value":1.5,"contribution":0.25}],'
+        b'"thresholds":{"review":0.3,"block":0.7},"model":{"name":"fraud-scorer","version":"7","bundle_digest":"%b"},'
+        b'"feature_spec_hash":"%b","state_as_of":"2026-06-01T00:00:00Z","feature_age_seconds":43200.0,'
+        b'"decided_at":"2026-06-01T12:00:01.000203Z","fallback":null}' % (b"d" * 64, b"f" * 64)
+    )
+    record = (
+        b'{"kind":"decision","answer":%b,"request":{"transaction_id":"old","event_time_us":1780315200000001,'
+        b'"card_id":"tok_a","merchant_id":"m1","amount_minor":150,"currency":"EUR","customer_id":null,"category":null,'
+        b'"channel":"online","country":null,"device_id":null,"home_latitude":null,"home_longitude":null,'
+        b'"merchant_latitude":null,"merchant_longitude":null},"features":[1.5,null,-0.0]}' % answer
+    )
+    read = StoredDecision.read(record)
+    assert (read.answer_bytes, read.features) == (answer, [1.5, None, -0.0])
+    assert read.transaction == payment("old", NOON_US + 1, 150, channel="online")
+    Delivery(lambda: ledger, names)([record])
+    stored = ledger.decision("old")
+    assert stored.event_time == datetime(2026, 6, 1, 12, 0, 0, 1)
+    assert StoredDecision.of(stored) == read
 
 
 def test_delivered_again_it_is_there_once_and_the_first_stays(ledger: Ledger, names: FeatureNames):
@@ -137,6 +267,7 @@ def test_a_ledger_that_cannot_be_opened_is_no_fault_of_the_records(names: Featur
 
 def test_a_fallback_says_nothing_of_a_model():
     now = payment("t-1", NOON_US)
-    told = orjson.loads(answer_of(now, Verdict("REVIEW", fallback="no_champion"), None, None, DECIDED_AT))
+    (as_told,) = answers_of([now], [Verdict("REVIEW", fallback="no_champion")], None, None, DECIDED_AT)
+    told = orjson.loads(as_told)
     empty = ("fraud_probability", "anomaly_score", "confidence", "thresholds", "model", "feature_spec_hash")
     assert [told[name] for name in (*empty, "state_as_of", "feature_age_seconds")] == [None] * 8

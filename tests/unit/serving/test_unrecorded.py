@@ -19,7 +19,7 @@ from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.following import Entry
 from fraud_pipelines.reasons import NO_CHAMPION
 from serving import unrecorded as module
-from serving.answers import answer_of, fallback, record_of
+from serving.answers import answers_of, fallback, record_of
 from serving.champion import Loaded
 from serving.journal import Journal
 from serving.scoring import Scorer
@@ -34,7 +34,8 @@ def paid(id_: str, amount_minor: int = 100) -> ScoredTransaction:
 
 def decided(id_: str, decision: str = "REVIEW") -> Entry:
     verdict = fallback("online_store_unavailable", decision)
-    return Entry(paid(id_), record_of(paid(id_), answer_of(paid(id_), verdict, None, None, datetime.now(UTC)), None))
+    (answer,) = answers_of([paid(id_)], [verdict], None, None, datetime.now(UTC))
+    return Entry(paid(id_), record_of(paid(id_), answer, None))
 
 
 @pytest.fixture
