@@ -163,7 +163,6 @@ class EntityEngine:
             np.int64,
         ).reshape(len(self.features), 3)
         self._empties = np.array([0.0 if feature.when_empty == "zero" else math.nan for feature in self.features])
-        self._is_of_unlabelled = any(feature.of == "unlabelled" for feature in self.features)
         self._large = (0, 0, 1, 1)
         if spec.large_amount is not None:
             large, asked = spec.large_amount, {feature.of for feature in self.features}
@@ -173,14 +172,9 @@ class EntityEngine:
 
     def compute(self, past: Past, known: Known, asked: Asked) -> Double:
         """One row per feature in the order of the spec, one column per asked transaction; NaN is missing."""
-        by_label = np.empty(0, np.int64)
-        if self._is_of_unlabelled:  # each entity's rows in the order of their first label
-            entities = len(past.starts) - 1
-            entity = np.repeat(np.arange(entities, dtype=np.int32), np.diff(past.starts))
-            by_label, _ = order_by_entity(entity, entities, past.first_label_us)
         return kernel.compute(
             self._plan, self._widths, self._empties, *self._large,
-            past.starts, past.time_us, past.amount_minor, past.first_label_us, by_label, past.codes,
+            past.starts, past.time_us, past.amount_minor, past.first_label_us, past.codes,
             past.latitude, past.longitude,
             known.starts, known.time_us, known.is_fraud, known.amount_minor,
             asked.starts, asked.time_us, asked.amount_minor, asked.codes, asked.latitude, asked.longitude,

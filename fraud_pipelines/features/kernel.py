@@ -28,9 +28,12 @@ EARTH_RADIUS_KM = 6371.0088
 RADIANS_PER_DEGREE = 0.017453292519943295
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
+NIGHT_US = 7 * HOUR_US
+"""A day begins with its night: the hours 0 to 6."""
 _MINUTE_US = 60_000_000.0
 _32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
+_COUNTED_ONE_BY_ONE = 16
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -78,14 +81,41 @@ def days_of_week(times: Int64) -> Int64:
 
 
 @compiled
+def totals(times: Int64, amounts: Int64) -> tuple[Int64, Int64, Int64, Int64, Int64]:
+    """As `running`, of the amounts, of their squares (high and low 32 bits), and of the rows at night, at weekends."""
+    end = len(times) + 1
+    sums, high, low = np.zeros(end, np.int64), np.zeros(end, np.int64), np.zeros(end, np.int64)
+    nights, weekends = np.zeros(end, np.int64), np.zeros(end, np.int64)
+    for row in range(len(times)):
+        square = amounts[row] * amounts[row]
+        sums[row + 1] = sums[row] + amounts[row]
+        high[row + 1] = high[row] + (square >> 32)
+        low[row + 1] = low[row] + (square & 0xFFFFFFFF)
+        day = times[row] // DAY_US
+        nights[row + 1] = nights[row] + (times[row] - day * DAY_US < NIGHT_US)
+        weekends[row + 1] = weekends[row] + ((day + 3) % 7 >= 5)
+    return sums, high, low, nights, weekends
+
+
+@compiled
 def rows_after(times: Int64, starts: Int64, asked_times: Int64, asked_starts: Int64, age_us: int) -> Int64:
-    """For each asked transaction the first row of its entity younger than `age_us`; the entity's end without one."""
+    """For each asked transaction the first row of its entity younger than `age_us`; the entity's end without one.
+
+    It looks ahead in steps that double and then halve: few asked rows skip long histories, many lose nothing.
+    """
     found = np.empty(len(asked_times), np.int64)
     for entity in range(len(starts) - 1):
         row, end = starts[entity], starts[entity + 1]
         for asked in range(asked_starts[entity], asked_starts[entity + 1]):
-            while row < end and times[row] <= asked_times[asked] - age_us:
-                row += 1
+            latest_us = asked_times[asked] - age_us
+            step = 1
+            while row + step <= end and times[row + step - 1] <= latest_us:
+                row += step
+                step *= 2
+            while step > 1:
+                step //= 2
+                if row + step <= end and times[row + step - 1] <= latest_us:
+                    row += step
             found[asked] = row
     return found
 
@@ -235,12 +265,21 @@ def largest(values: Double, low: Int64, high: Int64, empty: float) -> Double:
 
 
 @compiled
-def distinct(codes: Codes, low: Int64, high: Int64, empty: float) -> Double:
-    """Different codes of each window; -1 is null and does not count."""
+def distinct(codes: Codes, size: int, low: Int64, high: Int64, empty: float) -> Double:
+    """Different codes of each window, all below `size`; -1 is null and does not count."""
     out = np.empty(len(low))
-    held = np.zeros(codes.max() + 2 if len(codes) else 1, np.int32)
+    held = np.zeros(size, np.int32)
     different, first, row = 0, 0, 0
     for i in range(len(low)):
+        while first < min(row, low[i]):
+            code = codes[first]
+            if code >= 0:
+                held[code] -= 1
+                if held[code] == 0:
+                    different -= 1
+            first += 1
+        if row < low[i]:  # rows between two windows are in none
+            first = row = low[i]
         while row < high[i]:
             code = codes[row]
             if code >= 0:
@@ -248,41 +287,35 @@ def distinct(codes: Codes, low: Int64, high: Int64, empty: float) -> Double:
                     different += 1
                 held[code] += 1
             row += 1
-        while first < low[i]:
-            code = codes[first]
-            if code >= 0:
-                held[code] -= 1
-                if held[code] == 0:
-                    different -= 1
-            first += 1
         out[i] = different if different > 0 else empty
     return out
 
 
 @compiled
-def same(codes: Codes, own: Codes, low: Int64, high: Int64) -> Double:
-    """Rows of each window with the asked transaction's code; -1 where that is null."""
+def same(codes: Codes, own: Codes, size: int, low: Int64, high: Int64) -> Double:
+    """Rows of each window with the asked transaction's code, all below `size`; -1 where that is null."""
     out = np.empty(len(low))
-    size = max(codes.max() if len(codes) else -1, own.max() if len(own) else -1)
-    held = np.zeros(size + 2, np.int64)
+    held = np.zeros(size, np.int64)
     first, row = 0, 0
     for i in range(len(low)):
+        while first < min(row, low[i]):
+            if codes[first] >= 0:
+                held[codes[first]] -= 1
+            first += 1
+        if row < low[i]:  # rows between two windows are in none
+            first = row = low[i]
         while row < high[i]:
             if codes[row] >= 0:
                 held[codes[row]] += 1
             row += 1
-        while first < low[i]:
-            if codes[first] >= 0:
-                held[codes[first]] -= 1
-            first += 1
         out[i] = held[own[i]] if own[i] >= 0 else -1
     return out
 
 
 @compiled
-def is_new(codes: Codes, own: Codes, low: Int64, high: Int64, empty: float) -> Double:
+def is_new(codes: Codes, own: Codes, size: int, low: Int64, high: Int64, empty: float) -> Double:
     """1 where no row of the window has the asked transaction's code."""
-    out = same(codes, own, low, high)
+    out = same(codes, own, size, low, high)
     for i in range(len(out)):
         out[i] = empty if out[i] < 0 else 1.0 if out[i] == 0 else 0.0
     return out
@@ -409,27 +442,46 @@ def own_ratios(
 
 @compiled
 def unlabelled(
-    first_label: Int64, by_label: Int64, starts: Int64, asked_times: Int64, asked_starts: Int64, low: Int64, high: Int64
+    first_label: Int64, starts: Int64, asked_times: Int64, asked_starts: Int64, low: Int64, high: Int64
 ) -> Double:  # fmt: skip
-    """Rows of each window without a label by then. `by_label`: each entity's rows in the order of their first label."""
+    """Rows of each window without a label by then."""
     out = np.empty(len(low))
-    is_labelled = np.zeros(len(first_label), np.bool_)
     for entity in range(len(starts) - 1):
-        first, end = starts[entity], starts[entity + 1]
-        arrival, labelled = first, 0
-        for i in range(asked_starts[entity], asked_starts[entity + 1]):
-            while first < low[i]:
-                if is_labelled[first]:
-                    labelled -= 1
-                first += 1
-            while arrival < end and first_label[by_label[arrival]] <= asked_times[i]:
-                row = by_label[arrival]
-                is_labelled[row] = True
-                if row >= first:
-                    labelled += 1
-                arrival += 1
-            out[i] = high[i] - low[i] - labelled
+        begin, end = asked_starts[entity], asked_starts[entity + 1]
+        if end - begin > _COUNTED_ONE_BY_ONE:
+            _unlabelled_in_order(
+                first_label, starts[entity], starts[entity + 1], asked_times, begin, end, low, high, out
+            )
+        else:  # cheaper than the order of the labels
+            for i in range(begin, end):
+                count = 0
+                for row in range(low[i], high[i]):
+                    count += first_label[row] > asked_times[i]
+                out[i] = count
     return out
+
+
+@compiled
+def _unlabelled_in_order(
+    first_label: Int64, first: int, end: int,
+    asked_times: Int64, asked_begin: int, asked_end: int, low: Int64, high: Int64, out: Double,
+) -> None:  # fmt: skip
+    """The same for many asked transactions of one entity: labels arrive one after the other, rows leave likewise."""
+    by_label = np.argsort(first_label[first:end])
+    is_labelled = np.zeros(end - first, np.bool_)
+    start, arrival, labelled = first, 0, 0
+    for i in range(asked_begin, asked_end):
+        while first < low[i]:
+            if is_labelled[first - start]:
+                labelled -= 1
+            first += 1
+        while arrival < len(by_label) and first_label[start + by_label[arrival]] <= asked_times[i]:
+            row = by_label[arrival]
+            is_labelled[row] = True
+            if start + row >= first:
+                labelled += 1
+            arrival += 1
+        out[i] = high[i] - low[i] - labelled
 
 
 @compiled
@@ -567,7 +619,7 @@ class Op(IntEnum):
 def compute(
     plan: Int64, widths: Int64, empties: Double,
     baseline_us: int, label_baseline_us: int, at_least: int, limit_tenths: int,
-    starts: Int64, times: Int64, amounts: Int64, first_label: Int64, by_label: Int64, codes: Codes,
+    starts: Int64, times: Int64, amounts: Int64, first_label: Int64, codes: Codes,
     latitude: Double, longitude: Double,
     label_starts: Int64, label_times: Int64, label_frauds: Int64, label_amounts: Int64,
     asked_starts: Int64, asked: Int64, asked_amounts: Int64, asked_codes: Codes,
@@ -579,12 +631,12 @@ def compute(
     `baseline_us` is for own ratios, `label_baseline_us` for ordinary frauds; 0 where no feature asks.
     """
     rows = np.arange(len(times) + 1)
-    sums = running(amounts)
-    squares = amounts * amounts
-    squares_high, squares_low = running(squares >> 32), running(squares & 0xFFFFFFFF)
+    sums, squares_high, squares_low, nights, weekends = totals(times, amounts)
     values = amounts.astype(np.float64)
-    nights = running((hours(times) <= 6).astype(np.int64))
-    weekends = running((days_of_week(times) >= 5).astype(np.int64))
+    sizes = np.zeros(len(codes), np.int64)  # of arrays with a place for each code
+    for attribute in range(len(codes)):
+        most = max(codes[attribute].max() if len(times) else -1, asked_codes[attribute].max() if len(asked) else -1)
+        sizes[attribute] = most + 1
     ratios, is_large = own_ratios(times, starts, amounts, sums, baseline_us, at_least, limit_tenths)
     large = running(is_large)
     last_large = latest(is_large)
@@ -637,11 +689,11 @@ def compute(
         elif op == Op.SHARE_OF_WEEKEND:
             out[i] = share(weekends, rows, low, high, empty)
         elif op == Op.DISTINCT:
-            out[i] = distinct(codes[attribute], low, high, empty)
+            out[i] = distinct(codes[attribute], sizes[attribute], low, high, empty)
         elif op == Op.COUNT_SAME:
-            out[i] = same(codes[0], asked_codes[0], low, high)
+            out[i] = same(codes[0], asked_codes[0], sizes[0], low, high)
         elif op == Op.IS_NEW:
-            out[i] = is_new(codes[attribute], asked_codes[attribute], low, high, empty)
+            out[i] = is_new(codes[attribute], asked_codes[attribute], sizes[attribute], low, high, empty)
         elif op == Op.IS_CHANGED:
             out[i] = is_changed(codes[attribute], asked_codes[attribute], low, high, empty)
         elif op == Op.SINCE_TRANSACTION:
@@ -658,7 +710,7 @@ def compute(
         elif op == Op.SINCE_LARGE:
             out[i] = minutes_since(times, last_large, asked, low, high, empty)
         elif op == Op.COUNT_UNLABELLED:
-            out[i] = unlabelled(first_label, by_label, starts, asked, asked_starts, low, high)
+            out[i] = unlabelled(first_label, starts, asked, asked_starts, low, high)
         elif op == Op.COUNT_LABELS:
             out[i] = total(label_sums, low, high, 1.0)
         elif op == Op.COUNT_FRAUDS:
