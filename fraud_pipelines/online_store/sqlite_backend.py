@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30.0
 # Pages that a connection keeps in memory, kibibytes: those that an hour of payments touches; SQLite's own are 2,000.
 _CACHE_KIB = 65_536
-# A payment changes some pages of the file; writing them back costs a few milliseconds each time.
-_CHECKPOINT_PAGES = 1_000
+# Bytes recorded after which the write-ahead log is written back, beside the payments; and pages of it after which that
+# does not wait any longer.
+_CHECKPOINT_BYTES = 4 * 2**20
+_LONGEST_LOG_PAGES = 16_384
 # Pages that a rebuild keeps in memory, kibibytes; its rows of merchants and identifiers go all over the file.
 _REBUILD_CACHE_KIB = 65_536
 # A rebuild's log gives the space above this back.
@@ -49,6 +51,8 @@ class SqliteOnlineStore:
         # Taken before a reader's snapshot, so that none is older than the index; and inside a writer's transaction, for
         # there is nothing newer than that.
         self._index, self._index_lock = LogIndex(), threading.Lock()
+        self._unwritten_bytes = 0
+        self._checkpoint: threading.Thread | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -168,6 +172,8 @@ class SqliteOnlineStore:
             return sizes(connection)
 
     def close(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.join()
         with self._lock:
             for connection in self._opened:
                 connection.close()
@@ -221,7 +227,7 @@ class SqliteOnlineStore:
             # WAL with NORMAL survives a killed process; after a power cut the state is rebuilt from the warehouse.
             connection.execute("pragma synchronous = normal")
             connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
-            connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute(f"pragma wal_autocheckpoint = {_LONGEST_LOG_PAGES}")
             connection.execute(f"pragma journal_size_limit = {_LARGEST_IDLE_LOG_BYTES}")
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
@@ -269,6 +275,21 @@ class SqliteOnlineStore:
         if now.wrote is not None:
             with self._index_lock:
                 self._index.wrote(*now.wrote)
+                self._write_back(now.wrote_bytes)
+
+    def _write_back(self, more_bytes: int) -> None:
+        """Bring SQLite's write-ahead log into its file now and then, in a thread: it waits for the disk."""
+        self._unwritten_bytes += more_bytes
+        is_busy = self._checkpoint is not None and self._checkpoint.is_alive()
+        if self._unwritten_bytes > _CHECKPOINT_BYTES and not is_busy:
+            self._unwritten_bytes = 0
+            self._checkpoint = threading.Thread(target=self._write_back_now, name="checkpoint", daemon=True)
+            self._checkpoint.start()
+
+    def _write_back_now(self) -> None:
+        # What fails here is done by the next one, or by a writer once the log has become long.
+        with suppress(sqlite3.Error, OnlineStoreUnavailable), closing(self._connect()) as connection:
+            connection.execute("pragma wal_checkpoint(passive)")
 
     def _unavailable(self, error: Exception) -> OnlineStoreUnavailable:
         return OnlineStoreUnavailable(f"The online store {self._path} cannot be used: {error}. Run: fraud doctor")

@@ -73,20 +73,17 @@ def numbers(connection: sqlite3.Connection) -> Numbers:
 
 def write(
     connection: sqlite3.Connection, now: Numbers, lines: Sequence[Line], decisions: Sequence[bytes] | None = None
-) -> Numbers:
-    """Append a row, with a decision for each line where there are decisions; where the log is then."""
+) -> tuple[Numbers, int]:
+    """Append a row, with a decision for each line where there are decisions; where the log is then, and its bytes."""
     newest = now.newest + len(lines)
     transactions = sum(type(line) is ScoredTransaction for line in lines)
     labels = sum(type(line) is LabelArrival for line in lines)
-    sizes = None if decisions is None else orjson.dumps([len(decision) for decision in decisions])
-    connection.execute(
-        _INSERT,
-        (
-            *(newest, max(line.event_time_us for line in lines), transactions, labels),
-            *(b"\n".join(map(_encoded, lines)), None if decisions is None else b"".join(decisions), sizes),
-        ),
-    )
-    return now._replace(newest=newest)
+    written, all_decisions, sizes = b"\n".join(map(_encoded, lines)), None, None
+    if decisions is not None:
+        all_decisions, sizes = b"".join(decisions), orjson.dumps([len(decision) for decision in decisions])
+    newest_us = max(line.event_time_us for line in lines)
+    connection.execute(_INSERT, (newest, newest_us, transactions, labels, written, all_decisions, sizes))
+    return now._replace(newest=newest), len(written) + len(all_decisions or b"")
 
 
 def set_folded(connection: sqlite3.Connection, number: int, *, by_rebuild: bool) -> None:
@@ -192,11 +189,10 @@ class LogIndex:
 
     def _add(self, lines: Sequence[Line], last: int, folded: int) -> None:
         first = last - len(lines) + 1
-        for number, line in enumerate(lines, first):
-            self._of_id.add(line.transaction_id, number)
-            if number > folded and not isinstance(line, Decided):
-                self._of_card.add(line.card_id, number)
-                self._of_merchant.add(line.merchant_id, number)
+        self._of_id.add([line.transaction_id for line in lines], first)
+        if last > folded:
+            self._of_card.add([None if isinstance(line, Decided) else line.card_id for line in lines], first)
+            self._of_merchant.add([None if isinstance(line, Decided) else line.merchant_id for line in lines], first)
 
     def _events(
         self, connection: sqlite3.Connection, places: _Places, id_: str, after: int, whose: Callable[[Line], str]
@@ -256,28 +252,31 @@ def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[F
 
 
 class _Places:
-    """In which lines a text occurs, by a hash of 32 bits: a few lines of other texts may be among them."""
+    """In which lines a text occurs. Most of them go by a hash of 32 bits: a few lines of other texts may be among them."""
 
     def __init__(self) -> None:
-        self._fresh: dict[int, list[int]] = {}
+        self._fresh: dict[str, list[int]] = {}
         self._fresh_lines = 0
         self._hashes, self._numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
 
-    def add(self, text: str, number: int) -> None:
-        self._fresh.setdefault(crc32(text.encode()), []).append(number)
-        self._fresh_lines += 1
-        if self._fresh_lines == _SORTED_EVERY:
+    def add(self, texts: Sequence[str | None], first: int) -> None:
+        """Add the texts of lines that follow each other; None where a line has none."""
+        for number, text in enumerate(texts, first):
+            if text in self._fresh:
+                self._fresh[text].append(number)
+            elif text is not None:
+                self._fresh[text] = [number]
+        self._fresh_lines += len(texts)
+        if self._fresh_lines >= _SORTED_EVERY:
             self._sort()
 
     def find(self, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
         """Of each text that may occur anywhere, the numbers of the lines."""
-        hashes = [crc32(text.encode()) for text in texts]
-        starts = self._hashes.searchsorted(np.array(hashes, np.uint32))
-        ends = self._hashes.searchsorted(np.array(hashes, np.uint32), side="right")
-        is_sorted = (ends > starts).tolist()
-        for place, (text, hashed) in enumerate(zip(texts, hashes, strict=True)):
-            if is_sorted[place] or hashed in self._fresh:
-                yield text, [*self._numbers[starts[place] : ends[place]].tolist(), *self._fresh.get(hashed, ())]
+        hashes = np.array([crc32(text.encode()) for text in texts], np.uint32)
+        starts, ends = self._hashes.searchsorted(hashes).tolist(), self._hashes.searchsorted(hashes, "right").tolist()
+        for text, start, end in zip(texts, starts, ends, strict=True):
+            if end > start or text in self._fresh:
+                yield text, [*self._numbers[start:end].tolist(), *self._fresh.get(text, ())]
 
     def drop(self, number: int) -> None:
         """Forget the lines up to a number."""
@@ -286,7 +285,7 @@ class _Places:
         self._hashes, self._numbers = self._hashes[is_kept], self._numbers[is_kept]
 
     def _sort(self) -> None:
-        hashes = [hashed for hashed, numbers in self._fresh.items() for _ in numbers]
+        hashes = [hashed for text, numbers in self._fresh.items() for hashed in [crc32(text.encode())] * len(numbers)]
         numbers = [number for numbers in self._fresh.values() for number in numbers]
         self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint32)])
         self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)])

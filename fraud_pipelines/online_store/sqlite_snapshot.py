@@ -59,7 +59,7 @@ class SqliteSnapshot:
 
     Attributes:
         position: where the store is; `numbers` is where its log is, after `write` as well.
-        wrote: what `write` did, for the index to hear of once it is committed.
+        wrote: what `write` did, for the index to hear of once it is committed; `wrote_bytes` is how much that was.
     """
 
     def __init__(self, connection: sqlite3.Connection, index: LogIndex, needed: Reach) -> None:
@@ -68,6 +68,7 @@ class SqliteSnapshot:
         self.numbers = sqlite_log.numbers(connection)
         self.position = Position(rebuilds, self.numbers.newest)
         self.wrote: tuple[Numbers, Sequence[Line], Numbers] | None = None
+        self.wrote_bytes = 0
         index.follow(connection, self.numbers)
 
     def changes(self, since: Position | None) -> tuple[bool, list[Change]]:
@@ -138,7 +139,7 @@ class SqliteSnapshot:
     def write(self, lines: Sequence[Line], decisions: Sequence[bytes] | None = None) -> None:
         """Append to the log; see sqlite_log.write."""
         before = self.numbers
-        self.numbers = sqlite_log.write(self._connection, before, lines, decisions)
+        self.numbers, self.wrote_bytes = sqlite_log.write(self._connection, before, lines, decisions)
         self.wrote = before, lines, self.numbers
         if self.numbers.newest - self.numbers.folded > MOST_UNFOLDED:
             self._fold(2 * len(lines))

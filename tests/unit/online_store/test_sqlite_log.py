@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
@@ -10,7 +11,7 @@ from zlib import crc32
 
 import pytest
 
-from fraud_pipelines.online_store import open_online_store, sqlite_log, sqlite_snapshot
+from fraud_pipelines.online_store import open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from tests.stored_events import DAY_US, NOON, NOON_US, ids, label, payment, tables_of
 
@@ -148,3 +149,15 @@ def test_what_was_looked_for_is_looked_for_again_once_others_wrote(url):
         outcome = mine.append(here, [Entry(payment("t", NOON_US), b"mine")])
         assert (outcome.is_recorded, outcome.decided) == (True, {"t": b"theirs"})
         assert mine.sizes()["transactions"] == 1
+
+
+def test_what_was_recorded_reaches_the_file_beside_the_payments(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_backend, "_CHECKPOINT_BYTES", 10_000)
+    store = open_online_store(url)
+    for number in range(12):
+        decide(store, Entry(payment(f"t{number}", NOON_US + number), bytes(1_000)))
+    store._checkpoint.join()
+    # The file alone, without SQLite's log beside it.
+    alone = shutil.copy(tmp_path / "online.sqlite", tmp_path / "alone.sqlite")
+    assert ask(f"sqlite:///{alone}", "select count(*) from log")[0][0] >= 9
+    store.close()
