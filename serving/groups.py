@@ -13,14 +13,29 @@ from serving.shadow import Compared
 
 @dataclass
 class Group:
-    """Transactions that are decided together: what is known of each by now, and what has yet to be durable."""
+    """Transactions that are decided together: what is known of each by now, and what has yet to be durable.
 
+    `asked` are all of them; `fresh` those that nothing was decided on yet, one of each identifier. `problem` says why
+    none can be answered.
+    """
+
+    asked: Sequence[ScoredTransaction]
     fresh: list[ScoredTransaction]
+    first: Mapping[str, ScoredTransaction]
+    problem: Problem | None = None
     answers: dict[str, bytes] = field(default_factory=dict)
     verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
     compared: Compared | None = None
+
+    @classmethod
+    def of(cls, asked: Sequence[ScoredTransaction]) -> "Group":
+        """One of which nothing is known yet."""
+        first: dict[str, ScoredTransaction] = {}
+        for transaction in asked:
+            first.setdefault(transaction.transaction_id, transaction)
+        return cls(asked, list(first.values()), first)
 
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
@@ -37,12 +52,18 @@ class Group:
         for id_, record in decided.items():
             self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
 
-    def answer(self, transaction: ScoredTransaction, first: ScoredTransaction) -> bytes | Problem:
-        """What one caller is told; `first` is the transaction of the same identifier that was decided on."""
+    def results(self) -> list[bytes | Problem]:
+        """What the callers are told, one result for each transaction that was asked, once all is durable."""
+        if self.problem is not None:
+            return [self.problem] * len(self.asked)
+        return [self._result(transaction) for transaction in self.asked]
+
+    def _result(self, transaction: ScoredTransaction) -> bytes | Problem:
         id_ = transaction.transaction_id
         earlier = self.earlier.get(id_)
         if earlier is not None:
             return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
+        first = self.first[id_]
         return self.answers[id_] if first is transaction or is_same(first, transaction) else _reused()
 
 

@@ -2,15 +2,21 @@
 
 Under load groups grow by themselves and each costs little more than one request; a lone request never waits for
 company. Requests of single payments go first; a batch comes in pieces between them.
+
+Another thread makes what was decided durable, all groups that wait for that at once: while the disk writes, the next
+group is decided.
 """
 
 import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from fraud_pipelines.features.online import ScoredTransaction
 from serving.problems import Problem
@@ -18,10 +24,13 @@ from serving.problems import Problem
 # Single payments decided together, and the rows of a batch that go between two such groups.
 MOST_IN_GROUP = 64
 BATCH_PIECE = 256
+# Groups that are decided and wait for the disk; then deciding waits for it, too.
+_MOST_DECIDED = 4
 # Payments that may wait: a few seconds' worth. Who comes later is told to come back.
 MOST_WAITING = 4_096
 
 Result = bytes | Problem
+Group = TypeVar("Group")
 logger = logging.getLogger("bentoml.fraud_scorer")
 
 
@@ -32,20 +41,28 @@ class _Job:
     loop: asyncio.AbstractEventLoop = field(repr=False)
 
 
-class DecisionLane:
-    """Runs `decide` in its own thread, one group after the other.
+class DecisionLane(Generic[Group]):
+    """Runs `decide` in its own thread, one group after the other, and `make_durable` in another.
 
     Args:
-        decide: one result per transaction, in order; see Scorer.decide.
+        decide: see Scorer.decide.
+        make_durable: of some groups in the order they were decided, one result per transaction; see
+            Scorer.make_durable.
     """
 
-    def __init__(self, decide: Callable[[Sequence[ScoredTransaction]], list[Result]]) -> None:
-        self._decide = decide
+    def __init__(
+        self,
+        decide: Callable[[Sequence[ScoredTransaction]], Group],
+        make_durable: Callable[[Sequence[Group]], list[list[Result]]],
+    ) -> None:
+        self._decide, self._make_durable = decide, make_durable
         self._singles: deque[_Job] = deque()
         self._pieces: deque[_Job] = deque()
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_stopping = False
+        self._decided: queue.Queue[tuple[list[_Job], Group] | None] = queue.Queue(_MOST_DECIDED)
         self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
+        self._recorder = threading.Thread(target=self._record, name="records", daemon=True)
 
     @property
     def waiting(self) -> int:
@@ -55,19 +72,22 @@ class DecisionLane:
     def start(self) -> None:
         """Begin to decide."""
         self._thread.start()
+        self._recorder.start()
 
     def stop(self, seconds: float) -> None:
         """Decide on what waits already, within some seconds, and end."""
         self._is_stopping = True
         self._wake.put(True)
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        deadline = time.monotonic() + seconds
+        for thread in (self._thread, self._recorder):
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
         if not self._thread.is_alive():
             # Who came in the very moment of the end must not wait in vain.
             for jobs in (self._singles, self._pieces):
                 while jobs:
                     job = jobs.popleft()
-                    _give(job.loop, [(job.future, [_refusal(is_stopping=True)] * len(job.transactions))])
+                    _give([job], [_refusal(is_stopping=True)] * len(job.transactions))
 
     async def decide(self, transaction: ScoredTransaction) -> Result:
         """The result of one payment.
@@ -111,6 +131,7 @@ class DecisionLane:
                 if not piece.future.done():  # else its caller has gone, or was told that it took too long
                     self._work([piece])
             if self._is_stopping and not self._singles and not self._pieces:
+                self._decided.put(None)
                 return
             if self._is_stopping or ((self._singles or self._pieces) and self._wake.empty()):
                 self._wake.put(True)
@@ -118,27 +139,46 @@ class DecisionLane:
     def _work(self, jobs: list[_Job]) -> None:
         transactions = [transaction for job in jobs for transaction in job.transactions]
         try:
-            results = self._decide(transactions)
+            group = self._decide(transactions)
         except Exception:
             logger.exception("A group of %d payments could not be decided", len(transactions))
-            results = [Problem.common(500)] * len(transactions)
-        finished: dict[asyncio.AbstractEventLoop, list[_Finished]] = {}
-        start = 0
-        for job in jobs:
-            finished.setdefault(job.loop, []).append((job.future, results[start : start + len(job.transactions)]))
-            start += len(job.transactions)
-        for loop, futures in finished.items():
-            _give(loop, futures)
+            _give(jobs, [Problem.common(500)] * len(transactions))
+        else:
+            self._decided.put((jobs, group))
+
+    def _record(self) -> None:
+        is_over = False
+        while not is_over:
+            decided = [self._decided.get()]
+            with suppress(queue.Empty):
+                while len(decided) < _MOST_DECIDED:
+                    decided.append(self._decided.get_nowait())
+            waiting = [one for one in decided if one is not None]
+            is_over = len(waiting) < len(decided)
+            try:
+                results = self._make_durable([group for _, group in waiting])
+            except Exception:
+                logger.exception("%d groups of payments could not be made durable", len(waiting))
+                results = [[Problem.common(500)] * sum(len(job.transactions) for job in jobs) for jobs, _ in waiting]
+            _give([job for jobs, _ in waiting for job in jobs], [result for group in results for result in group])
+
+
+def _give(jobs: Sequence[_Job], results: Sequence[Result]) -> None:
+    """Hand each job its own of the results, on its event loop."""
+    finished: dict[asyncio.AbstractEventLoop, list[_Finished]] = {}
+    start = 0
+    for job in jobs:
+        own = list(results[start : start + len(job.transactions)])
+        finished.setdefault(job.loop, []).append((job.future, own))
+        start += len(job.transactions)
+    for loop, futures in finished.items():
+        try:
+            loop.call_soon_threadsafe(_finish, futures)
+        except RuntimeError:  # the event loop ended first: nobody waits any more, and what was decided is durable
+            logger.warning("The service ended before %d answers could be given", len(futures))
 
 
 _Finished = tuple["asyncio.Future[list[Result]]", list[Result]]
-
-
-def _give(loop: asyncio.AbstractEventLoop, finished: list[_Finished]) -> None:
-    try:
-        loop.call_soon_threadsafe(_finish, finished)
-    except RuntimeError:  # the event loop ended first: nobody waits any more, and what was decided is durable
-        logger.warning("The service ended before %d answers could be given", len(finished))
 
 
 def _finish(finished: list[_Finished]) -> None:

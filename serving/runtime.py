@@ -89,7 +89,7 @@ class Runtime:
             offer=self.shadow.offer,
             remember_names=names.remember,
         )
-        self.lane = DecisionLane(self.scorer.decide)
+        self.lane = DecisionLane(self.scorer.decide, self.scorer.make_durable)
         self.access = Access(
             lambda: self._open_ledger().api_keys(),
             keys_required=settings.env == "production",

@@ -61,7 +61,8 @@ class DecisionLog(Protocol):
 
 
 class Scorer:
-    """Decides on groups of transactions, in the order of the calls. Used from one thread, but for `find`.
+    """Decides on groups of transactions, in the order of the calls, and makes them durable. `decide` is used from one
+    thread, and so is `make_durable`; `find` from any.
 
     Args:
         champion: the model that decides now, or why there is none; asked once per group, so that no answer mixes two.
@@ -102,15 +103,9 @@ class Scorer:
         self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
         self.missing = Missing()
 
-    def decide(self, transactions: Sequence[ScoredTransaction]) -> list[bytes | Problem]:
-        """One answer per transaction, in order: durable, all but the time it took; or why there is none. Blocks.
-
-        Problems: 409 when the identifier belongs to another transaction, 503 when no decision can be made durable now.
-        """
-        different: dict[str, ScoredTransaction] = {}
-        for transaction in transactions:
-            different.setdefault(transaction.transaction_id, transaction)
-        group = Group(list(different.values()))
+    def decide(self, transactions: Sequence[ScoredTransaction]) -> Group:
+        """Decide on transactions that came together. Blocks; the next may be decided before these are durable."""
+        group = Group.of(transactions)
         try:
             self._decide(group)
         except BaseException as error:
@@ -119,8 +114,28 @@ class Scorer:
             if not isinstance(error, JournalFull | JournalUnavailable):
                 raise
             logger.warning("Journal: %s", error)
-            return [not_durable(error)] * len(transactions)
-        return [group.answer(transaction, different[transaction.transaction_id]) for transaction in transactions]
+            group.problem = not_durable(error)
+        return group
+
+    def make_durable(self, groups: Sequence[Group]) -> list[list[bytes | Problem]]:
+        """One answer per transaction of each group, in order: all but the time it took; or why there is none.
+
+        All groups wait for the disk once. Used from one thread, which may be another than that of `decide`.
+
+        Problems: 409 when the identifier belongs to another transaction, 503 when no decision can be made durable now.
+        """
+        sound = [group for group in groups if group.problem is None]
+        try:
+            with stage("record"):
+                self._journal.append([record for group in sound for record in group.records])
+        except (JournalFull, JournalUnavailable) as error:
+            logger.warning("Journal: %s", error)
+            for group in sound:
+                group.problem = not_durable(error)
+        else:
+            for group in sound:
+                self._became_durable(group)
+        return [group.results() for group in groups]
 
     def find(self, transaction_id: str) -> StoredDecision | None:
         """The decision on one transaction, wherever it is by now. Safe from any thread.
@@ -150,7 +165,7 @@ class Scorer:
         return MODEL_EXPIRED if loaded.is_expired(utc_now()) else None
 
     def _decide(self, group: Group) -> None:
-        """Find or make a decision on each transaction, and make it durable."""
+        """Find or make a decision on each transaction."""
         loaded = self._champion()
         cause = self.cause(loaded)
         state: RecentState | None = None
@@ -174,16 +189,15 @@ class Scorer:
             self._decide_unseen(group, loaded, cause or ONLINE_STORE_UNAVAILABLE, state)
         else:
             self._decide_on_state(group, loaded, cause, state, view)
-        with stage("record"):
-            if group.records:
-                self._journal.append(group.records)
+        self._count(group, loaded, view.as_of_us if view else None)
+
+    def _became_durable(self, group: Group) -> None:
         if group.compared is not None:
             self._offer(group.compared, group.answers)
         for id_ in (*group.answers, *group.earlier):
             self._journaled[id_] = None
         while len(self._journaled) > _JOURNALED_KEPT:
             self._journaled.popitem(last=False)
-        self._count(group, loaded, view.as_of_us if view else None)
 
     def _decide_unseen(self, group: Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
         """The fallback, where no history can be had. A `state` that is too short to be read takes what is decided."""

@@ -78,7 +78,8 @@ class Worker:
     def decide(self, *transactions: ScoredTransaction) -> list[Given]:
         """What each is answered with, all in one group."""
         return [
-            given if isinstance(given, Problem) else orjson.loads(given) for given in self.scorer.decide(transactions)
+            given if isinstance(given, Problem) else orjson.loads(given)
+            for given in self.scorer.make_durable([self.scorer.decide(transactions)])[0]
         ]
 
     def answer(self, transaction: ScoredTransaction) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[F
 
 
 class _Places:
-    """In which lines a text occurs. Most of them go by a hash of 32 bits: a few lines of other texts may be among them."""
+    """In which lines a text occurs. Most go by a hash of 32 bits: a few lines of other texts may be among them."""
 
     def __init__(self) -> None:
         self._fresh: dict[str, list[int]] = {}

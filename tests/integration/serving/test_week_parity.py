@@ -213,7 +213,7 @@ def served(
             Validity(features_max_age=timedelta(days=8)),
         )
         for payment in payments:
-            scorer.decide([payment])
+            scorer.make_durable([scorer.decide([payment])])
         names = FeatureNames(tmp_path / "names")
         names.remember(bundle.spec_hash, bundle.feature_names)
         ledger = open_ledger(f"sqlite:///{tempfile.mkdtemp(dir=tmp_path)}/ledger.sqlite")

@@ -1,4 +1,4 @@
-"""The decision thread between the event loop and the scorer: order, groups, room, failure, end."""
+"""The threads between the event loop and the scorer: order, groups, room, what waits for the disk, failure, end."""
 
 from __future__ import annotations
 
@@ -23,27 +23,39 @@ class Deciding:
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
+        self.durable: list[list[list[str]]] = []
+        self.disk, self.writing = threading.Event(), threading.Event()
+        self.disk.set()
         self.gate, self.began = threading.Event(), threading.Event()
         self.gate.set()
 
-    def __call__(self, transactions: Sequence[ScoredTransaction]) -> list[Result]:
+    def __call__(self, transactions: Sequence[ScoredTransaction]) -> list[str]:
         names = [transaction.transaction_id for transaction in transactions]
         self.groups.append(names)
         self.began.set()
         assert self.gate.wait(10)
         if "broken" in names:
             raise RuntimeError("cannot decide")
-        return [name.encode() for name in names]
+        return names
+
+    def make_durable(self, groups: Sequence[list[str]]) -> list[list[Result]]:
+        self.durable.append(list(groups))
+        self.writing.set()
+        assert self.disk.wait(10)
+        if ["no disk"] in groups:
+            raise OSError("no disk")
+        return [[name.encode() for name in names] for names in groups]
 
 
 def run(scenario: Callable, deciding: Deciding | None = None) -> Deciding:
     deciding = deciding or Deciding()
-    lane = DecisionLane(deciding)
+    lane = DecisionLane(deciding, deciding.make_durable)
     lane.start()
     try:
         asyncio.run(asyncio.wait_for(scenario(lane, deciding), 20))
     finally:
         deciding.gate.set()
+        deciding.disk.set()
         lane.stop(10)
     return deciding
 
@@ -117,6 +129,48 @@ def test_a_failure_is_an_answer_and_the_lane_goes_on(caplog: pytest.LogCaptureFi
     assert "A group of 2 payments could not be decided" in caplog.text
 
 
+def test_while_the_disk_writes_the_next_groups_are_decided_and_then_written_at_once():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        deciding.disk.clear()
+        tasks = [asyncio.create_task(lane.decide(made("first")))]
+        assert await asyncio.to_thread(deciding.writing.wait, 10)
+        for name in "abc":
+            tasks.append(asyncio.create_task(lane.decide(made(name))))
+            while len(deciding.groups) < len(tasks):
+                await asyncio.sleep(0.001)
+        assert deciding.durable == [[["first"]]]
+        assert not any(task.done() for task in tasks)  # decided, but not durable: nobody hears of it
+        deciding.disk.set()
+        assert await asyncio.gather(*tasks) == [b"first", b"a", b"b", b"c"]
+
+    assert run(scenario).durable == [[["first"]], [["a"], ["b"], ["c"]], []]
+
+
+def test_a_disk_that_falls_behind_holds_up_deciding():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        deciding.disk.clear()
+        tasks = []
+        for number in range(12):
+            tasks.append(asyncio.create_task(lane.decide(made(f"t{number}"))))
+            await asyncio.sleep(0.01)
+        # One is being written, four are decided and wait, one waits to be put beside them; the rest is one group later.
+        assert deciding.groups == [[f"t{number}"] for number in range(6)]
+        assert lane.waiting == 6
+        deciding.disk.set()
+        await asyncio.gather(*tasks)
+
+    assert run(scenario).groups[6] == [f"t{number}" for number in range(6, 12)]
+
+
+def test_what_cannot_be_made_durable_is_an_answer_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture):
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        assert (await lane.decide(made("no disk"))).status == 500
+        assert await lane.decide(made("after")) == b"after"
+
+    run(scenario)
+    assert "1 groups of payments could not be made durable" in caplog.text
+
+
 def test_a_caller_that_goes_away_takes_nobody_with_it():
     async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
         first = await behind_a_shut_gate(lane, deciding)
@@ -171,7 +225,7 @@ def test_who_comes_in_the_moment_of_the_end_is_answered():
 
 def test_callers_of_two_event_loops_get_their_answers():
     deciding = Deciding()
-    lane = DecisionLane(deciding)
+    lane = DecisionLane(deciding, deciding.make_durable)
     deciding.gate.clear()
     found: list[Result] = []
     callers = [
@@ -192,7 +246,7 @@ def test_callers_of_two_event_loops_get_their_answers():
 
 def test_an_event_loop_that_ended_leaves_the_lane_alive(caplog: pytest.LogCaptureFixture):
     deciding = Deciding()
-    lane = DecisionLane(deciding)
+    lane = DecisionLane(deciding, deciding.make_durable)
 
     async def leave() -> None:
         asyncio.get_running_loop().create_task(lane.decide(made("left")))
