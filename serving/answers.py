@@ -10,7 +10,7 @@ base64 of doubles would.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -31,9 +31,12 @@ IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency
 # How the record of a decision begins.
 DECISION_RECORD = b'{"kind":"decision","answer":'
 _FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
-_COLUMNS = tuple(ScoredTransaction.__dataclass_fields__)
-_NO_REQUEST = dict.fromkeys(_COLUMNS)
-_VALUES, _IDENTITY_OF = attrgetter(*_COLUMNS), attrgetter(*IDENTITY)
+_FIELDS = fields(ScoredTransaction)
+_NO_REQUEST = dict.fromkeys(field.name for field in _FIELDS)
+_REQUIRED = tuple(field.name for field in _FIELDS if field.default is MISSING)
+_OPTIONAL = tuple(field.name for field in _FIELDS if field.default is None)
+_NONE_OF_THEM = (None,) * len(_OPTIONAL)
+_REQUIRED_OF, _OPTIONAL_OF, _IDENTITY_OF = attrgetter(*_REQUIRED), attrgetter(*_OPTIONAL), attrgetter(*IDENTITY)
 
 
 class Verdict(NamedTuple):
@@ -150,12 +153,12 @@ def _age(age_us: int) -> bytes:
 
 def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarray | None) -> bytes:
     """The record of a decision, from its answer."""
-    # Without what is absent: the fields of few sources are all there.
-    request = orjson.dumps(
-        {name: value for name, value in zip(_COLUMNS, _VALUES(transaction), strict=True) if value is not None}
-    )
+    request = dict(zip(_REQUIRED, _REQUIRED_OF(transaction), strict=True))
+    optional = _OPTIONAL_OF(transaction)
+    if optional != _NONE_OF_THEM:
+        request |= {name: value for name, value in zip(_OPTIONAL, optional, strict=True) if value is not None}
     vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%b%b,"request":%b,"features":%b}' % (DECISION_RECORD, answer, request, vector)
+    return b'%b%b,"request":%b,"features":%b}' % (DECISION_RECORD, answer, orjson.dumps(request), vector)
 
 
 def is_decision(record: bytes) -> bool:

@@ -10,7 +10,7 @@ reach the ledger (forwarding.py). What cannot be known leads to the fallback wit
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -50,6 +50,7 @@ _UNRECORDED_AT_ONCE = 500
 # After the online store was away, and after a start, a decision may be in the ledger alone.
 ASK_LEDGER_SECONDS = 600.0
 _JOURNALED_KEPT = 50_000
+_MINOR_IN_UNIT = 10**MINOR_DIGITS
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -301,34 +302,32 @@ class Scorer:
 
     def _entries(self, group: Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         answers = answers_of(group.fresh, verdicts, self._facts_of(loaded.champion), as_of_us, datetime.now(UTC))
-        entries = []
-        for transaction, verdict, answer in zip(group.fresh, verdicts, answers, strict=True):
-            group.answers[transaction.transaction_id] = answer
-            group.verdicts[transaction.transaction_id] = transaction, verdict
-            entries.append(Entry(transaction, record_of(transaction, answer, verdict.features)))
-        return entries
+        ids = [transaction.transaction_id for transaction in group.fresh]
+        group.answers.update(zip(ids, answers, strict=True))
+        group.verdicts.update(zip(ids, zip(group.fresh, verdicts, strict=True), strict=True))
+        return [
+            Entry(transaction, record_of(transaction, answer, verdict.features))
+            for transaction, verdict, answer in zip(group.fresh, verdicts, answers, strict=True)
+        ]
 
     def _count(self, group: Group, loaded: Loaded, as_of_us: int | None) -> None:
         if not group.verdicts:
             return
-        vectors, probabilities = [], []
-        amounts: dict[tuple[str, str], list[float]] = {}
-        for transaction, verdict in group.verdicts.values():
-            amount = transaction.amount_minor / 10**MINOR_DIGITS
-            amounts.setdefault((verdict.decision, transaction.currency), []).append(amount)
-            if verdict.fallback is not None:
-                fallback_of(verdict.fallback).inc()
-            elif verdict.probability is not None:
-                probabilities.append(verdict.probability)
-            if verdict.features is not None:
-                vectors.append(verdict.features)
+        decided = group.verdicts.values()
+        amounts: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for transaction, verdict in decided:
+            amounts[verdict.decision, transaction.currency].append(transaction.amount_minor / _MINOR_IN_UNIT)
         for (decision, currency), values in amounts.items():
             observe_all(amount_of(decision, currency), values)
+        for cause, count in Counter(verdict.fallback for _, verdict in decided if verdict.fallback).items():
+            fallback_of(cause).inc(count)
+        probabilities = [v.probability for _, v in decided if v.probability is not None and v.fallback is None]
         observe_all(metrics().score, probabilities)
+        vectors = [verdict.features for _, verdict in decided if verdict.features is not None]
         if vectors and loaded.champion:
             self.missing.add(loaded.champion.bundle.feature_names, vectors)
         if as_of_us is not None:
-            newest_us = max(transaction.event_time_us for transaction, _ in group.verdicts.values())
+            newest_us = max(transaction.event_time_us for transaction, _ in decided)
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
     def _stands(self, group: Group, id_: str, record: bytes) -> None:

@@ -59,16 +59,17 @@ def framed(records: Sequence[bytes], at_ms: int) -> bytes:
     Raises:
         ContractBroken: a record holds a newline or is larger than LARGEST_RECORD_BYTES.
     """
-    lines = []
+    appended_at = b" %013d " % at_ms
+    parts: list[bytes] = []
     for record in records:
         if b"\n" in record or len(record) > LARGEST_RECORD_BYTES:
             raise ContractBroken(
                 f"A record of the journal is one line of at most {LARGEST_RECORD_BYTES:,} bytes, found "
                 f"{len(record):,} bytes with {record.count(10)} newlines. Write it as JSON without line breaks."
             )
-        head = b" %013d %08d " % (at_ms, len(record))
-        lines.append(b"%08x%b%b\n" % (crc32(record, crc32(head)), head, record))
-    return b"".join(lines)
+        head = b"%b%08d " % (appended_at, len(record))
+        parts += (b"%08x" % crc32(record, crc32(head)), head, record, b"\n")
+    return b"".join(parts)
 
 
 @dataclass
