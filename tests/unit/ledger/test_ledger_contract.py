@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-import time
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -305,11 +304,9 @@ def test_asking_for_the_champion_waits_for_no_writer(tmp_path):
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     ledger.record_promotion(promotion("promote", "1", NOON))
     ledger.store_bundle("1", BUNDLE)
-    with ledger._transaction():  # holds SQLite's one write lock, for which a writer would wait 30 seconds
-        started = time.monotonic()
+    with ledger._transaction():  # holds SQLite's one write lock: whoever waits for it fails after 30 seconds
         assert ledger.champion().model_version == "1"
         assert ledger.bundle_content(BUNDLE.digest) is not None
-        assert time.monotonic() - started < 5
     ledger.close()
 
 

@@ -181,9 +181,7 @@ def test_stopping_leaves_to_the_next_process_what_cannot_be_delivered(folder: Pa
     forwarder = Forwarder(journal, receiver.deliver)
     forwarder.start()
     journal.append(numbered(0, 3))
-    started = time.monotonic()
     assert not forwarder.stop(0.2)
-    assert time.monotonic() - started < 1
     journal.close()
     receiver.is_away = False
     time.sleep(0.15)  # longer than between two attempts
