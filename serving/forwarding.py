@@ -54,7 +54,7 @@ class Forwarder:
         journal: Journal,
         deliver: Callable[[list[bytes]], None],
         *,
-        batch_records: int = 500,
+        batch_records: int = 2_000,
         linger_seconds: float = 0.0,
     ) -> None:
         self._linger_seconds = linger_seconds
