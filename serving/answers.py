@@ -66,10 +66,25 @@ def fallback(cause: str, decision: str, features: np.ndarray | None = None) -> V
     return Verdict(decision, reasons=[reason], features=features, fallback=cause)
 
 
+class Outcome(NamedTuple):
+    """What metrics count an answer by: the decision, and the version of the model that made it or "none"."""
+
+    decision: str
+    model_version: str
+
+
+class Answer(NamedTuple):
+    """An answer as JSON, all but the time it took."""
+
+    content: bytes
+    outcome: Outcome
+
+
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
     """What every answer of one model repeats, as JSON that is made once."""
 
+    version: str
     thresholds_and_model: bytes
     spec_hash: bytes
     lowest: tuple[float, ...]
@@ -80,6 +95,7 @@ class ModelFacts:
         thresholds = {"review": bundle.thresholds.review, "block": bundle.thresholds.block}
         model = {"name": name, "version": version, "bundle_digest": digest}
         return cls(
+            version=version,
             thresholds_and_model=b'"thresholds":%b,"model":%b' % (orjson.dumps(thresholds), orjson.dumps(model)),
             spec_hash=orjson.dumps(bundle.spec_hash),
             lowest=tuple(band.low for band in bundle.bands),
@@ -97,8 +113,8 @@ def answers_of(
     facts: ModelFacts | None,
     as_of_us: int | None,
     decided_at: datetime,
-) -> list[bytes]:
-    """The answers of a group as JSON, all but the time they took.
+) -> list[Answer]:
+    """The answers of a group, all but the time they took.
 
     Args:
         facts: of the model that decided, or would have; None without one. A verdict may name another.
@@ -109,6 +125,7 @@ def answers_of(
     # Most of an answer's bytes are the same for all that one model decided on, or one cause: all but its beginning and
     # the age of the features.
     repeated: dict[tuple[ModelFacts | None, str | None], tuple[bytes, bytes]] = {}
+    outcomes: dict[tuple[str, ModelFacts | None, str | None], Outcome] = {}
     answers = []
     for transaction, verdict in zip(transactions, verdicts, strict=True):
         model, cause, probability = verdict.model or facts, verdict.fallback, verdict.probability
@@ -128,7 +145,11 @@ def answers_of(
             }
         )
         age = b"null" if as_of_us is None else _age(transaction.event_time_us - as_of_us)
-        answers.append(b"%b%b%b%b" % (begun[:-1], around_age[0], age, around_age[1]))
+        outcome = outcomes.get((verdict.decision, model, cause))
+        if outcome is None:
+            version = model.version if model and cause is None else None
+            outcome = outcomes[verdict.decision, model, cause] = Outcome(verdict.decision, version or "none")
+        answers.append(Answer(b"%b%b%b%b" % (begun[:-1], around_age[0], age, around_age[1]), outcome))
     return answers
 
 
@@ -205,9 +226,9 @@ def is_same(one: ScoredTransaction, other: ScoredTransaction) -> bool:
     return _IDENTITY_OF(one) == _IDENTITY_OF(other)
 
 
-def timed(answer: bytes, seconds: float) -> bytes:
-    """The answer with the time spent on this request."""
-    return b'%b,"processing_time_ms":%.3f}' % (answer[:-1], seconds * 1000)
+def took(seconds: float) -> bytes:
+    """What an answer ends with in place of its last brace: the time spent on the request."""
+    return b',"processing_time_ms":%.3f}' % (seconds * 1000)
 
 
 @dataclass(frozen=True)
@@ -234,15 +255,16 @@ class StoredDecision:
         return tuple(self.request.get(name) for name in IDENTITY) == _IDENTITY_OF(transaction)
 
     @property
-    def answer_bytes(self) -> bytes:
+    def as_answer(self) -> Answer:
         """The answer as it was given, all but the time it took."""
-        return orjson.dumps(self.answer)
+        model = self.answer.get("model") or {}
+        return Answer(orjson.dumps(self.answer), Outcome(self.answer["decision"], model.get("version") or "none"))
 
     @property
     def record(self) -> bytes:
         """The record it was read from."""
         features = None if self.features is None else np.array(self.features, np.float64)
-        return record_of(self.transaction, self.answer_bytes, features)
+        return record_of(self.transaction, self.as_answer.content, features)
 
     @property
     def transaction(self) -> ScoredTransaction:

@@ -21,7 +21,7 @@ from fraud_pipelines.errors import JournalFull, JournalUnavailable
 from fraud_pipelines.features.online import ScoredTransaction
 from serving import openapi
 from serving.access import Principal
-from serving.answers import timed
+from serving.answers import Outcome, took
 from serving.bodies import Disconnected, parse, read_body
 from serving.groups import not_durable
 from serving.headers import HEADERS
@@ -44,7 +44,6 @@ _PIECES_AT_ONCE = 2
 _LARGE_BODY_BYTES = 256 * 1024
 
 _HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
-_DECISION, _VERSION = b'"decision":"', b'"version":"'
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -157,55 +156,55 @@ class Endpoints:
             )
         self._runtime.access.charge(request.principal, len(rows) - 1)
         pieces = [range(start, min(start + BATCH_PIECE, len(rows))) for start in range(0, len(rows), BATCH_PIECE)]
-        answers: list[bytes] = []
+        results: list[bytes] = []
         refused = 0
         # While one piece is decided the next one is read.
-        waiting: deque[asyncio.Task[tuple[list[bytes], int]]] = deque()
+        waiting: deque[asyncio.Task[tuple[bytes, int]]] = deque()
         try:
             for piece in pieces:
                 while len(waiting) >= _PIECES_AT_ONCE:
-                    refused += _joined(answers, await waiting.popleft())
+                    refused += _joined(results, await waiting.popleft())
                 waiting.append(asyncio.create_task(self._decided_piece(rows, piece, request.started)))
                 await asyncio.sleep(0)
             while waiting:
-                refused += _joined(answers, await waiting.popleft())
+                refused += _joined(results, await waiting.popleft())
         finally:
             for task in waiting:
                 task.cancel()
-        return b'{"results":[%b],"decided":%d,"refused":%d}' % (b",".join(answers), len(answers) - refused, refused)
+        return b'{"results":[%b],"decided":%d,"refused":%d}' % (b",".join(results), len(rows) - refused, refused)
 
-    async def _decided_piece(self, rows: list[Any], piece: range, started: float) -> tuple[list[bytes], int]:
-        """Results of some rows of a batch, and how many of them are refusals."""
+    async def _decided_piece(self, rows: list[Any], piece: range, started: float) -> tuple[bytes, int]:
+        """Results of some rows of a batch, separated by commas, and how many of them are refusals."""
         read = read_rows(rows[piece.start : piece.stop], self._runtime.token_key)
         transactions = [row for row in read if not isinstance(row, ValidationError)]
         decided = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
-        seconds = time.perf_counter() - started
-        answers: list[bytes] = []
-        counts = Counter[tuple[bytes, bytes]]()
+        end = took(time.perf_counter() - started) + b","
+        parts: list[bytes | memoryview] = []
+        outcomes: list[Outcome] = []
         problems: list[Problem] = []
         for index, row in zip(piece, read, strict=True):
             result = schema_problem(_violations(row)) if isinstance(row, ValidationError) else next(decided)
             if isinstance(result, Problem):
                 problems.append(result)
-                answers.append(b'{"index":%d,%b' % (index, result.content[1:]))
+                parts.append(b'{"index":%d,%b,' % (index, result.content[1:]))
             else:
-                counts[_outcome(result)] += 1
-                answers.append(timed(result, seconds))
-        for outcome, count in counts.items():
-            _count_decided(outcome, count)
+                outcomes.append(result.outcome)
+                parts += (memoryview(result.content)[:-1], end)
+        for outcome, count in Counter(outcomes).items():
+            requests_of(*outcome, "200").inc(count)
         for (status, code), count in Counter((str(problem.status), problem.code) for problem in problems).items():
             metrics().refused.labels(status, code).inc(count)
             requests_of("none", "none", status).inc(count)
-        return answers, len(problems)
+        return b"".join(parts)[:-1], len(problems)
 
     async def _decided(self, transaction: ScoredTransaction, started: float) -> bytes:
         result = await self._in_time(self._runtime.lane.decide(transaction))
         if isinstance(result, Problem):
             raise result
         seconds = time.perf_counter() - started
-        _count_decided(_outcome(result))
+        requests_of(*result.outcome, "200").inc()
         latency_of("total").observe(seconds)
-        return timed(result, seconds)
+        return result.content[:-1] + took(seconds)
 
     # Looking back
 
@@ -360,8 +359,8 @@ def _violations(error: ValidationError) -> Sequence[dict[str, Any]]:
     return cast(Sequence[dict[str, Any]], error.errors(include_url=False, include_context=False, include_input=False))
 
 
-def _joined(answers: list[bytes], piece: tuple[list[bytes], int]) -> int:
-    answers += piece[0]
+def _joined(results: list[bytes], piece: tuple[bytes, int]) -> int:
+    results.append(piece[0])
     return piece[1]
 
 
@@ -371,23 +370,6 @@ def _unknown(message: str) -> Problem:
         field="transaction_id",
         next_step="Check the identifier, or send the whole payment to /score.",
     )
-
-
-def _outcome(answer: bytes) -> tuple[bytes, bytes]:
-    """Decision and model version of an answer. What its texts quote is escaped, so neither is found in one."""
-    decision = answer.index(_DECISION) + len(_DECISION)
-    # From the end: the reasons before it are most of an answer.
-    version = answer.rfind(_VERSION)
-    return _to_quote(answer, decision), _to_quote(answer, version + len(_VERSION)) if version >= 0 else b"none"
-
-
-def _to_quote(answer: bytes, start: int) -> bytes:
-    return answer[start : answer.index(b'"', start)]
-
-
-def _count_decided(outcome: tuple[bytes, bytes], count: int = 1) -> None:
-    decision, version = outcome
-    requests_of(decision.decode(), version.decode(), "200").inc(count)
 
 
 def _count_refusal(path: str, problem: Problem) -> None:

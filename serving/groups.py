@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fraud_pipelines.errors import JournalFull, JournalUnavailable
 from fraud_pipelines.features.online import ScoredTransaction
 from fraud_pipelines.online_store.following import Entry
-from serving.answers import StoredDecision, Verdict, is_same
+from serving.answers import Answer, StoredDecision, Verdict, is_same
 from serving.problems import Problem
 from serving.shadow import Compared
 
@@ -23,7 +23,7 @@ class Group:
     fresh: list[ScoredTransaction]
     first: Mapping[str, ScoredTransaction]
     problem: Problem | None = None
-    answers: dict[str, bytes] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
@@ -52,17 +52,17 @@ class Group:
         for id_, record in decided.items():
             self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
 
-    def results(self) -> list[bytes | Problem]:
+    def results(self) -> list[Answer | Problem]:
         """What the callers are told, one result for each transaction that was asked, once all is durable."""
         if self.problem is not None:
             return [self.problem] * len(self.asked)
         return [self._result(transaction) for transaction in self.asked]
 
-    def _result(self, transaction: ScoredTransaction) -> bytes | Problem:
+    def _result(self, transaction: ScoredTransaction) -> Answer | Problem:
         id_ = transaction.transaction_id
         earlier = self.earlier.get(id_)
         if earlier is not None:
-            return earlier.answer_bytes if earlier.is_of(transaction) else _reused()
+            return earlier.as_answer if earlier.is_of(transaction) else _reused()
         first = self.first[id_]
         return self.answers[id_] if first is transaction or is_same(first, transaction) else _reused()
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from fraud_pipelines.features.online import ScoredTransaction
+from serving.answers import Answer
 from serving.problems import Problem
 
 # Single payments decided together, and the rows of a batch that go between two such groups.
@@ -29,7 +30,7 @@ _MOST_DECIDED = 4
 # Payments that may wait: a few seconds' worth. Who comes later is told to come back.
 MOST_WAITING = 4_096
 
-Result = bytes | Problem
+Result = Answer | Problem
 Group = TypeVar("Group")
 logger = logging.getLogger("bentoml.fraud_scorer")
 

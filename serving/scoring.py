@@ -32,7 +32,7 @@ from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
-from serving.answers import ModelFacts, StoredDecision, Verdict, answers_of, fallback, record_of
+from serving.answers import Answer, ModelFacts, StoredDecision, Verdict, answers_of, fallback, record_of
 from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
 from serving.groups import Group, not_durable
@@ -118,7 +118,7 @@ class Scorer:
             group.problem = not_durable(error)
         return group
 
-    def make_durable(self, groups: Sequence[Group]) -> list[list[bytes | Problem]]:
+    def make_durable(self, groups: Sequence[Group]) -> list[list[Answer | Problem]]:
         """One answer per transaction of each group, in order: all but the time it took; or why there is none.
 
         All groups wait for the disk once. Used from one thread, which may be another than that of `decide`.
@@ -306,7 +306,7 @@ class Scorer:
         group.answers.update(zip(ids, answers, strict=True))
         group.verdicts.update(zip(ids, zip(group.fresh, verdicts, strict=True), strict=True))
         return [
-            Entry(transaction, record_of(transaction, answer, verdict.features))
+            Entry(transaction, record_of(transaction, answer.content, verdict.features))
             for transaction, verdict, answer in zip(group.fresh, verdicts, answers, strict=True)
         ]
 

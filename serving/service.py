@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from fraud_pipelines.settings import load_settings
 from serving.answer_schemas import Answer
-from serving.answers import timed
+from serving.answers import took
 from serving.endpoints import DECISION_WITHIN_SECONDS, Endpoints, OwnPaths
 from serving.headers import OwnOriginOnly
 from serving.problems import OneErrorShape, Problem, RefusalsAreNotErrors
@@ -62,7 +62,7 @@ class FraudScorer:
         result = await self.runtime.lane.decide(transaction.scored(self.runtime.token_key))
         if isinstance(result, Problem):
             raise result
-        return Answer.model_validate(orjson.loads(timed(result, loop.time() - started)))
+        return Answer.model_validate(orjson.loads(result.content[:-1] + took(loop.time() - started)))
 
     async def __is_ready__(self) -> bool:
         return self.runtime.is_ready

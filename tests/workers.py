@@ -78,7 +78,7 @@ class Worker:
     def decide(self, *transactions: ScoredTransaction) -> list[Given]:
         """What each is answered with, all in one group."""
         return [
-            given if isinstance(given, Problem) else orjson.loads(given)
+            given if isinstance(given, Problem) else orjson.loads(given.content)
             for given in self.scorer.make_durable([self.scorer.decide(transactions)])[0]
         ]
 

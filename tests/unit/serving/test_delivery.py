@@ -59,7 +59,7 @@ def record(transaction_id: str = "t-1", features: list[float] | None = None, **a
     now = payment(transaction_id, NOON_US, 1_234, merchant="商店", channel="online", home_latitude=52.520000000000003)
     verdict = fallback("model_failed", "REVIEW", None if features is None else np.array(features))
     (as_told,) = answers_of([now], [verdict], None, NOON_US, DECIDED_AT)
-    told = orjson.loads(as_told) | {"feature_spec_hash": "f" * 64} | answer
+    told = orjson.loads(as_told.content) | {"feature_spec_hash": "f" * 64} | answer
     return record_of(now, orjson.dumps(told), verdict.features)
 
 
@@ -132,9 +132,10 @@ verdicts = st.builds(
 )
 def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, facts, as_of_us, now):
     answers = answers_of([t for t, _ in decided], [v for _, v in decided], facts, as_of_us, now)
-    for (transaction, verdict), answer in zip(decided, answers, strict=True):
+    for (transaction, verdict), (answer, outcome) in zip(decided, answers, strict=True):
         about = verdict.model or facts
         decides = about if verdict.fallback is None else None
+        assert outcome == (verdict.decision, decides.version if decides else "none")
         age_us = None if as_of_us is None else transaction.event_time_us - as_of_us
         assert answer == orjson.dumps(
             {
@@ -158,7 +159,7 @@ def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, f
         )
         record = record_of(transaction, answer, verdict.features)
         read = StoredDecision.read(record)
-        assert (read.transaction, read.answer_bytes, read.record) == (transaction, answer, record)
+        assert (read.transaction, read.as_answer.content, read.record) == (transaction, answer, record)
         assert list(read.request) == [field.name for field in fields(ScoredTransaction)]
         if verdict.features is not None:
             served = np.array(read.features, np.float64)
@@ -195,7 +196,7 @@ def test_a_record_of_the_version_before_is_delivered_and_found(ledger: Ledger, n
         b'"merchant_latitude":null,"merchant_longitude":null},"features":[1.5,null,-0.0]}' % answer
     )
     read = StoredDecision.read(record)
-    assert (read.answer_bytes, read.features) == (answer, [1.5, None, -0.0])
+    assert (read.as_answer.content, read.features) == (answer, [1.5, None, -0.0])
     assert read.transaction == payment("old", NOON_US + 1, 150, channel="online")
     Delivery(lambda: ledger, names)([record])
     stored = ledger.decision("old")
@@ -268,6 +269,6 @@ def test_a_ledger_that_cannot_be_opened_is_no_fault_of_the_records(names: Featur
 def test_a_fallback_says_nothing_of_a_model():
     now = payment("t-1", NOON_US)
     (as_told,) = answers_of([now], [Verdict("REVIEW", fallback="no_champion")], None, None, DECIDED_AT)
-    told = orjson.loads(as_told)
+    told = orjson.loads(as_told.content)
     empty = ("fraud_probability", "anomaly_score", "confidence", "thresholds", "model", "feature_spec_hash")
     assert [told[name] for name in (*empty, "state_as_of", "feature_age_seconds")] == [None] * 8

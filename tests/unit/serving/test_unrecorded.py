@@ -35,7 +35,7 @@ def paid(id_: str, amount_minor: int = 100) -> ScoredTransaction:
 def decided(id_: str, decision: str = "REVIEW") -> Entry:
     verdict = fallback("online_store_unavailable", decision)
     (answer,) = answers_of([paid(id_)], [verdict], None, None, datetime.now(UTC))
-    return Entry(paid(id_), record_of(paid(id_), answer, None))
+    return Entry(paid(id_), record_of(paid(id_), answer.content, None))
 
 
 @pytest.fixture
