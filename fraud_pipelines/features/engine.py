@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fraud_pipelines.features import kernel
+from fraud_pipelines.features.blocks import Blocks
 from fraud_pipelines.features.kernel import Codes, Double, Int64
 from fraud_pipelines.features.spec import OF_CARD, OF_LARGE, OF_ORDINARY, FeatureSpec
 
@@ -178,6 +179,23 @@ class EntityEngine:
             past.latitude, past.longitude,
             known.starts, known.time_us, known.is_fraud, known.amount_minor,
             asked.starts, asked.time_us, asked.amount_minor, asked.codes, asked.latitude, asked.longitude,
+        )  # fmt: skip
+
+    def compute_held(
+        self, owners: Int64, events: Blocks, labels: Blocks, asked: Asked, matrix: Double, lines: Int64, columns: Int64
+    ) -> None:
+        """The same of histories held in memory, each asked transaction's in its line of a matrix, by feature.
+
+        Args:
+            owners: the number of each entity in `events` and `labels`, which are those of an EntityStates.
+        """
+        numbers, codes, places = events.columns
+        (arrivals,) = labels.columns
+        kernel.compute_held(
+            self._plan, self._widths, self._empties, *self._large,
+            owners, events.spans, numbers, codes, places, labels.spans, arrivals,
+            asked.starts, asked.time_us, asked.amount_minor, asked.codes, asked.latitude, asked.longitude,
+            matrix, lines, columns,
         )  # fmt: skip
 
 

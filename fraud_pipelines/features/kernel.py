@@ -34,7 +34,13 @@ _MINUTE_US = 60_000_000.0
 _32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _COUNTED_ONE_BY_ONE = 16
+# Lines of the arrays of Blocks: where an owner's rows are, and what rows of transactions and of label arrivals hold.
+START, SIZE, CAPACITY = 0, 1, 2
+TIME, AMOUNT, FIRST_LABEL, IS_FRAUD = 0, 1, 2, 2
+# Rows computed at once: their arrays stay in the nearest caches.
+_ROWS_AT_ONCE = 2_000
 
+Column = TypeVar("Column", Int64, Codes, Double)
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -251,6 +257,13 @@ def largest(values: Double, low: Int64, high: Int64, empty: float) -> Double:
     for i in range(len(low)):
         if row < low[i]:
             row = low[i]
+        if row == low[i] and (i + 1 == len(low) or low[i + 1] >= high[i]):  # no other window has these rows
+            best = -math.inf
+            for value in values[row : high[i]]:
+                if value > best:
+                    best = value
+            out[i] = best if best > -math.inf else empty
+            continue
         while row < high[i]:
             if not math.isnan(values[row]):
                 while tail > head and values[queue[tail - 1]] <= values[row]:
@@ -455,8 +468,8 @@ def unlabelled(
         else:  # cheaper than the order of the labels
             for i in range(begin, end):
                 count = 0
-                for row in range(low[i], high[i]):
-                    count += first_label[row] > asked_times[i]
+                for first_us in first_label[low[i] : high[i]]:
+                    count += first_us > asked_times[i]
                 out[i] = count
     return out
 
@@ -734,3 +747,63 @@ def compute(
         elif op == Op.SINCE_ORDINARY:
             out[i] = minutes_since(moments, last_ordinary, asked, low, high, empty)
     return out
+
+
+@compiled
+def joined(values: Column, starts: Int64, ends: Int64) -> Column:
+    """One piece of `values` after the other."""
+    out = np.empty((ends - starts).sum(), values.dtype)
+    place = 0
+    for piece in range(len(starts)):
+        rows = values[starts[piece] : ends[piece]]
+        copy = out[place : place + len(rows)]
+        for row in range(len(rows)):  # from 0, so that it becomes one copy of memory
+            copy[row] = rows[row]
+        place += len(rows)
+    return out
+
+
+@compiled
+def compute_held(
+    plan: Int64, widths: Int64, empties: Double,
+    baseline_us: int, label_baseline_us: int, at_least: int, limit_tenths: int,
+    owners: Int64, spans: Int64, numbers: Int64, codes: Codes, places: Double, label_spans: Int64, labels: Int64,
+    asked_starts: Int64, asked: Int64, asked_amounts: Int64, asked_codes: Codes,
+    asked_latitude: Double, asked_longitude: Double,
+    matrix: Double, lines: Int64, columns: Int64,
+) -> None:  # fmt: skip
+    """matrix[lines, columns] = the features of the asked transactions by `compute`, where Blocks hold the histories.
+
+    `owners` are the numbers of the entities; `spans`, `numbers`, `codes` and `places` those of their transactions,
+    `label_spans` and `labels` of their label arrivals. A few entities at a time: what is in use stays small.
+    """
+    first = 0
+    while first < len(owners):
+        rows, last = 0, first
+        while last < len(owners) and (last == first or rows + spans[SIZE, owners[last]] <= _ROWS_AT_ONCE):
+            rows += spans[SIZE, owners[last]]
+            last += 1
+        own = owners[first:last]
+        begin = spans[START][own]
+        end = begin + spans[SIZE][own]
+        label_begin = label_spans[START][own]
+        label_end = label_begin + label_spans[SIZE][own]
+        own_codes = np.empty((len(codes), rows), np.int32)
+        for attribute in range(len(codes)):
+            own_codes[attribute] = joined(codes[attribute], begin, end)
+        latitude = joined(places[0], begin, end) if len(places) else places.reshape(-1)
+        longitude = joined(places[1], begin, end) if len(places) else places.reshape(-1)
+        a, b = asked_starts[first], asked_starts[last]
+        found = compute(
+            plan, widths, empties, baseline_us, label_baseline_us, at_least, limit_tenths,
+            running(end - begin), joined(numbers[TIME], begin, end), joined(numbers[AMOUNT], begin, end),
+            joined(numbers[FIRST_LABEL], begin, end), own_codes, latitude, longitude,
+            running(label_end - label_begin), joined(labels[TIME], label_begin, label_end),
+            joined(labels[IS_FRAUD], label_begin, label_end), joined(labels[AMOUNT], label_begin, label_end),
+            asked_starts[first : last + 1] - a, asked[a:b], asked_amounts[a:b],
+            np.ascontiguousarray(asked_codes[:, a:b]), asked_latitude[a:b], asked_longitude[a:b],
+        )  # fmt: skip
+        for feature in range(len(found)):
+            for i in range(b - a):
+                matrix[lines[a + i], columns[feature]] = found[feature, i]
+        first = last

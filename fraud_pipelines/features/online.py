@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from fraud_pipelines.features.engine import Asked, EntityEngine, Known, OwnEngine, OwnValues, Past
-from fraud_pipelines.features.entity_state import EntityState
+from fraud_pipelines.features.engine import Asked, EntityEngine, OwnEngine, OwnValues
+from fraud_pipelines.features.entity_state import EntityState, codes_of_asked, degrees
 from fraud_pipelines.features.kernel import Double, Int64
 from fraud_pipelines.features.spec import FeatureSpec
 
@@ -101,8 +102,8 @@ class OnlineEngine:
         """Features of shape (n, features), columns in the order of the spec; NaN is missing.
 
         Args:
-            cards, merchants: of each transaction, the same object for the same card or merchant. They may hold the
-                transactions themselves and later ones: what counts is the time.
+            cards, merchants: of each transaction, each from one EntityStates, the same object for the same card or
+                merchant. They may hold the transactions themselves and later ones: what counts is the time.
         """
         found = np.empty((len(transactions), len(self.spec.names)))
         found[:, self._columns[0]] = np.array(self._own.compute(_own_values(transactions))).T
@@ -110,9 +111,10 @@ class OnlineEngine:
             (self._card, self._columns[1], cards),
             (self._merchant, self._columns[2], merchants),
         ):
-            order, different = _by_entity(transactions, states)
-            values = engine.compute(_past(different), _known(different), _asked(transactions, states, order, different))
-            found[np.array(order)[:, np.newaxis], columns] = values.T
+            owners, starts, order = _by_entity(transactions, states)
+            asked = _asked(transactions, states, starts, order)
+            held = states[0].states
+            engine.compute_held(owners, held.events, held.labels, asked, found, order, columns)
         return found
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
@@ -129,121 +131,79 @@ def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:
 
 _ONE = np.array([0, 1])
 _NOWHERE = np.empty(0)
+_NAMES = {
+    "card": (
+        *("event_time_us", "transaction_id", "amount_minor", "merchant_id", "country", "device_id", "category"),
+        *("merchant_latitude", "merchant_longitude"),
+    ),
+    "merchant": ("event_time_us", "transaction_id", "amount_minor", "card_id"),
+}
+card_event, merchant_event = (attrgetter(*_NAMES[entity]) for entity in ("card", "merchant"))
+"""A transaction as its card and its merchant know it: a CardEvent, a MerchantEvent."""
 
 
-def _by_entity(
-    transactions: Sequence[ScoredTransaction], states: Sequence[EntityState]
-) -> tuple[list[int], list[tuple[EntityState, int]]]:
-    """Row numbers by entity, then time; and every entity with how many of the transactions are its own."""
-    if len(transactions) == 1:
-        return [0], [(states[0], 1)]
-    of_entity: dict[int, list[int]] = {}
-    for row, state in enumerate(states):
-        of_entity.setdefault(id(state), []).append(row)
-    order, different = [], []
-    for rows in of_entity.values():
-        rows.sort(key=lambda row: transactions[row].event_time_us)
-        order += rows
-        different.append((states[rows[0]], len(rows)))
-    return order, different
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def _starts(sizes: list[int]) -> Int64:
-    starts = np.zeros(len(sizes) + 1, np.int64)
-    np.cumsum(sizes, out=starts[1:])
-    return starts
-
-
-def _past(different: list[tuple[EntityState, int]]) -> Past:
-    states = [state for state, _ in different]
-    is_card = states[0].is_card
-    return Past(
-        starts=_starts([state.size for state in states]),
-        time_us=_joined([state.time_us[: state.size] for state in states]),
-        amount_minor=_joined([state.amount_minor[: state.size] for state in states]),
-        first_label_us=_joined([state.first_label_us[: state.size] for state in states]),
-        codes=np.ascontiguousarray(_joined([state.codes[:, : state.size] for state in states])),
-        latitude=_joined([state.latitude[: state.size] for state in states]) if is_card else _NOWHERE,
-        longitude=_joined([state.longitude[: state.size] for state in states]) if is_card else _NOWHERE,
-    )
-
-
-def _known(different: list[tuple[EntityState, int]]) -> Known:
-    states = [state for state, _ in different]
-    return Known(
-        starts=_starts([state.labels for state in states]),
-        time_us=_joined([state.label_time_us[: state.labels] for state in states]),
-        is_fraud=_joined([state.label_fraud[: state.labels] for state in states]),
-        amount_minor=_joined([state.label_amount[: state.labels] for state in states]),
-    )
+def _by_entity(transactions: Sequence[ScoredTransaction], states: Sequence[EntityState]) -> tuple[Int64, Int64, Int64]:
+    """The owner of each entity, where its transactions start in an order by entity and time, and that order."""
+    owner = np.array([state.owner for state in states], np.int64)
+    if len(states) == 1:
+        return owner, _ONE, _ONE[:1]
+    order = np.lexsort((np.array([now.event_time_us for now in transactions], np.int64), owner))
+    owner = owner[order]
+    starts = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1], [True]]))
+    return owner[starts[:-1]], starts, order
 
 
 def _asked(
-    transactions: Sequence[ScoredTransaction],
-    states: Sequence[EntityState],
-    order: list[int],
-    different: list[tuple[EntityState, int]],
+    transactions: Sequence[ScoredTransaction], states: Sequence[EntityState], starts: Int64, order: Int64
 ) -> Asked:
-    rows = [transactions[row] for row in order]
-    is_card = states[0].is_card
-    codes = [
-        [state.code_of(i, value) for i, value in enumerate(_attributes(now, is_card))]
-        for now, state in zip(rows, (states[row] for row in order), strict=True)
-    ]
+    is_card = states[0].states.is_card
+    times, _, amounts, *values = zip(*map(card_event if is_card else merchant_event, transactions), strict=True)
+    attributes, places = (values[:-2], values[-2:]) if is_card else (values, [])
+    latitude, longitude = [degrees(column)[order] for column in places] or (_NOWHERE, _NOWHERE)
     return Asked(
-        starts=_ONE if len(rows) == 1 else _starts([count for _, count in different]),
-        time_us=np.array([now.event_time_us for now in rows], np.int64),
-        amount_minor=np.array([now.amount_minor for now in rows], np.int64),
-        codes=np.array(codes, np.int32).T.copy(),
-        latitude=np.array([now.merchant_latitude for now in rows], np.float64) if is_card else _NOWHERE,
-        longitude=np.array([now.merchant_longitude for now in rows], np.float64) if is_card else _NOWHERE,
+        starts=starts,
+        time_us=np.array(times, np.int64)[order],
+        amount_minor=np.array(amounts, np.int64)[order],
+        codes=codes_of_asked(states, attributes)[:, order],
+        latitude=latitude,
+        longitude=longitude,
     )
 
 
-def _attributes(now: ScoredTransaction, is_card: bool) -> tuple[str | None, ...]:
-    """What an entity's history numbers, in the order of engine.ATTRIBUTES."""
-    return (now.merchant_id, now.country, now.device_id, now.category) if is_card else (now.card_id,)
-
-
-def add_transaction(
-    transaction: ScoredTransaction,
-    card: EntityState | None,
-    merchant: EntityState | None,
+def add_transactions(
+    transactions: Sequence[ScoredTransaction],
+    cards: Sequence[EntityState | None],
+    merchants: Sequence[EntityState | None],
     *,
     asked_from_us: int | None = None,
 ) -> None:
-    """Let a transaction count for later ones of its card and merchant, where they are held; again changes nothing.
+    """Let transactions count for later ones of their cards and merchants, where these are held (not None).
+
+    Again changes nothing.
 
     Args:
-        asked_from_us: see EntityState.add_event.
+        asked_from_us: see EntityStates.add.
     """
-    t = transaction
-    event = (t.event_time_us, t.transaction_id, t.amount_minor)
-    if card is not None:
-        place = (t.merchant_latitude, t.merchant_longitude)
-        card.add_event(*event, _attributes(t, True), *place, asked_from_us=asked_from_us)
-    if merchant is not None:
-        merchant.add_event(*event, _attributes(t, False), asked_from_us=asked_from_us)
+    for states, event in ((cards, card_event), (merchants, merchant_event)):
+        held = [state for state in states if state is not None]
+        if held:
+            events = [event(now) for now, state in zip(transactions, states, strict=True) if state is not None]
+            held[0].states.add(held, events, asked_from_us=asked_from_us)
 
 
 def _own_values(transactions: Sequence[ScoredTransaction]) -> OwnValues:
-    def numbers(name: str) -> Double:
-        return np.array([getattr(now, name) for now in transactions], np.float64)
+    times, amounts, channels, *places = zip(*map(_OWN, transactions), strict=True)
 
     def is_channel(channel: str) -> Double:
-        return np.array([None if now.channel is None else now.channel == channel for now in transactions], np.float64)
+        return np.array([None if own is None else own == channel for own in channels], np.float64)
 
     return OwnValues(
-        time_us=np.array([now.event_time_us for now in transactions], np.int64),
-        amount_minor=np.array([now.amount_minor for now in transactions], np.int64),
-        is_online=is_channel("online"),
-        is_atm=is_channel("atm"),
-        home_latitude=numbers("home_latitude"),
-        home_longitude=numbers("home_longitude"),
-        merchant_latitude=numbers("merchant_latitude"),
-        merchant_longitude=numbers("merchant_longitude"),
-    )
+        np.array(times, np.int64), np.array(amounts, np.int64), is_channel("online"), is_channel("atm"),
+        *map(degrees, places),
+    )  # fmt: skip
+
+
+_OWN = attrgetter(
+    *("event_time_us", "amount_minor", "channel", "home_latitude", "home_longitude"),
+    *("merchant_latitude", "merchant_longitude"),
+)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transaction
+from fraud_pipelines.features.entity_state import EntityState, EntityStates
+from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transactions
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import Change, Entry, Outcome, Position, Wanted
@@ -48,9 +49,11 @@ class RecentState:
             "card": (windows.card_us, windows.card_labels_us),
             "merchant": (windows.merchant_us, windows.merchant_labels_us),
         }
-        self._held: dict[str, OrderedDict[str, EntityState]] = {"card": OrderedDict(), "merchant": OrderedDict()}
-        self._rows = 0
-        self._position: Position | None = None
+        self._states: dict[str, EntityStates]
+        self._held: dict[str, OrderedDict[str, EntityState]]
+        self._rows: int
+        self._position: Position | None
+        self.forget_everything()
 
     @property
     def rows(self) -> int:
@@ -74,16 +77,13 @@ class RecentState:
                     ("merchant", merchants, snapshot.merchants),
                 ):
                     for id_, since_us, labels_since_us in wanted:
-                        state = EntityState(
-                            entity,
-                            keep_us=max(self._reach_us[entity]) + LATENESS_US,
-                            known_since_us=since_us,
-                            labels_known_since_us=labels_since_us,
-                        )
-                        state.load(found[id_].events, found[id_].labels)
                         self._drop(entity, id_)
+                        history = found[id_]
+                        state = self._states[entity].hold(history.events, history.labels, since_us, labels_since_us)
                         self._held[entity][id_] = state
                         self._rows += state.rows
+                if not (snapshot.is_reset or snapshot.changes):
+                    break  # what was held is as it was
                 if not (self._wanted("card", transactions) or self._wanted("merchant", transactions)):
                     break
         except BaseException:
@@ -99,8 +99,11 @@ class RecentState:
         merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
         # The features of all of them come next, and one may be far older than another of its card.
         asked_from_us = min((transaction.event_time_us for transaction in transactions), default=None)
-        for transaction, card, merchant in zip(transactions, cards, merchants, strict=True):
-            add_transaction(transaction, card, merchant, asked_from_us=asked_from_us)
+        try:
+            add_transactions(transactions, cards, merchants, asked_from_us=asked_from_us)
+        except BaseException:  # perhaps in the middle of it
+            self.forget_everything()
+            raise
         self._rows += 2 * len(transactions)
         return cards, merchants
 
@@ -130,8 +133,12 @@ class RecentState:
 
     def forget_everything(self) -> None:
         """Start again with nothing."""
-        for held in self._held.values():
-            held.clear()
+        # Not emptied but left to themselves: somebody may still compute with what was held.
+        self._states = {
+            entity: EntityStates(entity, keep_us=max(reach) + LATENESS_US, places=self._most_rows)
+            for entity, reach in self._reach_us.items()
+        }
+        self._held = {"card": OrderedDict(), "merchant": OrderedDict()}
         self._rows, self._position = 0, None
 
     def _wanted(self, entity: str, transactions: Sequence[ScoredTransaction]) -> list[Wanted]:
@@ -141,11 +148,9 @@ class RecentState:
         wanted: dict[str, Wanted] = {}
         for transaction in transactions:
             id_ = transaction.card_id if entity == "card" else transaction.merchant_id
+            since_us = transaction.event_time_us - reach_us
+            labels_since_us = transaction.event_time_us - labels_reach_us
             state = held.get(id_)
-            since_us, labels_since_us = (
-                transaction.event_time_us - reach_us,
-                transaction.event_time_us - labels_reach_us,
-            )
             if state is not None:
                 held.move_to_end(id_)
                 if state.known_since_us <= since_us and state.labels_known_since_us <= labels_since_us:
@@ -162,24 +167,27 @@ class RecentState:
         if is_reset:
             self.forget_everything()
         held_cards, held_merchants = self._held["card"], self._held["merchant"]
+        transactions = [change for change in changes if isinstance(change, ScoredTransaction)]
+        cards = [held_cards.get(change.card_id) for change in transactions]
+        merchants = [held_merchants.get(change.merchant_id) for change in transactions]
+        add_transactions(transactions, cards, merchants)
+        self._rows += sum(state is not None for state in chain(cards, merchants))
         for change in changes:
-            card, merchant = held_cards.get(change.card_id), held_merchants.get(change.merchant_id)
             if isinstance(change, LabelArrival):
-                for state in (card, merchant):
+                for state in (held_cards.get(change.card_id), held_merchants.get(change.merchant_id)):
                     if state is not None:
-                        state.add_label(
-                            *(change.counts_from_us, change.transaction_id, change.is_fraud),
+                        state.states.add_label(
+                            *(state, change.counts_from_us, change.transaction_id, change.is_fraud),
                             *(change.amount_minor, change.event_time_us),
                         )
-            else:
-                add_transaction(change, card, merchant)
-            self._rows += (card is not None) + (merchant is not None)
+                        self._rows += 1
         self._position = position
 
     def _drop(self, entity: str, id_: str) -> None:
         state = self._held[entity].pop(id_, None)
         if state is not None:
             self._rows -= state.rows
+            self._states[entity].let_go(state)
 
     def _make_room(self, transactions: Sequence[ScoredTransaction]) -> None:
         """Let go of what was not needed for longest, once there is too much."""

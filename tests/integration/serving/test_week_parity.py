@@ -21,7 +21,7 @@ import pytest
 from fraud_pipelines import tables
 from fraud_pipelines.features import online
 from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transaction
+from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transactions
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Decision, open_ledger
 from fraud_pipelines.models.bento import BuiltBento
@@ -277,7 +277,7 @@ class TiesCount(RecentState):
         outcome = super().append(entries)
         for t, _ in entries:
             earlier = replace(t, event_time_us=t.event_time_us - 1)
-            add_transaction(earlier, self._held["card"][t.card_id], self._held["merchant"][t.merchant_id])
+            add_transactions([earlier], [self._held["card"][t.card_id]], [self._held["merchant"][t.merchant_id]])
         return outcome
 
 
