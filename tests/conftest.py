@@ -15,12 +15,13 @@ import pytest
 from filelock import FileLock
 
 from fraud_pipelines.settings import TELEMETRY_OFF, Settings, load_settings
-from tests.installation import Installation, free_port
+from tests.installation import DEMO_DAYS, Installation, free_port
 
 # As in fraud_pipelines.cli, and for its reason: what is imported is no garbage.
 gc.set_threshold(50_000, 20)
 
-for _name, _value in TELEMETRY_OFF.items():
+# One thread each: the test processes share the cores already, and threads that wait for one another keep them busy.
+for _name, _value in {**TELEMETRY_OFF, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}.items():
     os.environ.setdefault(_name, _value)
 
 TOKEN_KEY = "a-key-for-tests-only-0123456789abcdef"
@@ -149,5 +150,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     shared.mkdir(exist_ok=True)
     with FileLock(shared / "lock"):
         if not printed.exists():
-            printed.write_text(installation.run_script("demo", "--port", str(free_port())))
+            printed.write_text(installation.run_script("demo", "--days", str(DEMO_DAYS), "--port", str(free_port())))
     return replace(installation, output=printed.read_text())

@@ -16,6 +16,8 @@ from fraud_pipelines.settings import Settings
 from tests.prepared_process import run_fraud
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of the fixture `demo`. `make demo` takes 90 days, which leave 55 to train on; these leave 35 and reach every stage.
+DEMO_DAYS, DEMO_TRAIN_DAYS = 70, 35
 
 
 def free_port() -> int:
@@ -72,13 +74,13 @@ class Installation:
                 process.terminate()
                 process.wait(60)
 
-    def run(self, *arguments: str, expect: int = 0, timeout: float = 600, text: str | None = None) -> str:
+    def run(self, *arguments: str, expect: int = 0, timeout: float = 1800, text: str | None = None) -> str:
         """Run `fraud ...`, require its exit code, return what it printed on both streams."""
         code, printed = run_fraud(arguments, folder=ROOT, environment=self.environment, text=text, timeout=timeout)
         assert code == expect, f"fraud {' '.join(arguments)} ended with {code}:\n{printed}"
         return printed
 
-    def run_script(self, *arguments: str, expect: int = 0, timeout: float = 600) -> str:
+    def run_script(self, *arguments: str, expect: int = 0, timeout: float = 1800) -> str:
         """The same, from nothing: a new interpreter calls what pyproject.toml names as the script `fraud`."""
         with (ROOT / "pyproject.toml").open("rb") as file:
             module, _, function = tomllib.load(file)["project"]["scripts"]["fraud"].partition(":")

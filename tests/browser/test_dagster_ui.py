@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from tests.installation import ROOT, free_port, wait_for
+from tests.installation import DEMO_DAYS, ROOT, free_port, wait_for
 
 STAGES = ("raw", "staging", "features", "models", "monitoring", "compliance", "operations")
 SLOW = 120_000  # a run starts a process and imports the code location
@@ -67,4 +67,5 @@ def test_materializing_an_asset_runs_it_and_its_check_results_are_there_to_read(
 
 def test_the_days_of_the_demo_are_shown_as_materialized(page, ui):
     page.goto(f"{ui}/assets/features/transaction_features?view=partitions")
-    expect(page.get_by_text("Materialized (97)")).to_be_visible()  # 90 days of payments, 7 more of label arrivals
+    # The days of payments, and 7 more of label arrivals.
+    expect(page.get_by_text(f"Materialized ({DEMO_DAYS + 7})")).to_be_visible()
