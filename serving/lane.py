@@ -25,6 +25,9 @@ from serving.problems import Problem
 # Single payments decided together, and the rows of a batch that go between two such groups.
 MOST_IN_GROUP = 64
 BATCH_PIECE = 256
+# A group costs a little by itself, however small. While payments come faster than groups of one can be decided, the
+# next one begins so long after the one before, with whatever has come by then.
+_BUSY_SECONDS = 0.007
 # Groups that are decided and wait for the disk; then deciding waits for it, too.
 _MOST_DECIDED = 4
 # Payments that may wait: a few seconds' worth. Who comes later is told to come back.
@@ -121,11 +124,16 @@ class DecisionLane(Generic[Group]):
         return job.future
 
     def _run(self) -> None:
+        began, is_busy = 0.0, False
         while True:
             self._wake.get()
             if self._singles:
+                if is_busy and not self._pieces and not self._is_stopping:
+                    time.sleep(max(0.0, began + _BUSY_SECONDS - time.monotonic()))
+                began = time.monotonic()
                 jobs = [self._singles.popleft() for _ in range(min(len(self._singles), MOST_IN_GROUP))]
                 self._work(jobs)
+                is_busy = bool(self._singles)
             # One piece after each group: neither waits for the other for long.
             if self._pieces:
                 piece = self._pieces.popleft()

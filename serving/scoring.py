@@ -30,6 +30,7 @@ from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from fraud_pipelines.online_store.recent_state import RecentState, View
+from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
 from serving.answers import Answer, ModelFacts, StoredDecision, Verdict, answers_of, fallback, record_of
@@ -47,8 +48,10 @@ from serving.unrecorded import Unrecorded
 MOST_ATTEMPTS = 50
 # Decisions the online store could not take before, given to it at once.
 _UNRECORDED_AT_ONCE = 500
-# After the online store was away, and after a start, a decision may be in the ledger alone.
+# After the online store was away, and after a start with a store that lacks some of the latest decisions, one may be in
+# the ledger alone.
 ASK_LEDGER_SECONDS = 600.0
+_LATEST_LOOKED_FOR = 500
 _JOURNALED_KEPT = 50_000
 _MINOR_IN_UNIT = 10**MINOR_DIGITS
 
@@ -101,7 +104,7 @@ class Scorer:
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded = unrecorded or Unrecorded()
         self._journaled: OrderedDict[str, None] = OrderedDict()
-        self._ask_ledger_until = clock() + ASK_LEDGER_SECONDS
+        self._ask_ledger_until, self._is_store_compared = clock() + ASK_LEDGER_SECONDS, False
         self.missing = Missing()
 
     def decide(self, transactions: Sequence[ScoredTransaction]) -> Group:
@@ -178,6 +181,7 @@ class Scorer:
                 _, state = self._stores(loaded)
                 self._record_the_unrecorded(state)
                 view = state.read(group.fresh)
+                self._compare_with_ledger(view)
         except OnlineStateTooShort as error:
             # The windows of this model's features have grown; counting what is there would be a wrong number.
             self._store_patience.tell(error)
@@ -273,6 +277,22 @@ class Scorer:
         group.compared = Compared(champion, rival.model, group.fresh, verdicts)
         return verdicts
 
+    def _compare_with_ledger(self, view: View) -> None:
+        """Once, after the start: a store that has the latest decisions of the ledger has lost none."""
+        if self._is_store_compared or self._ledger_patience.is_over or self._opened is None:
+            return
+        try:
+            with self._ledger_patience.asking():
+                latest = self._ledger().latest_decided(_LATEST_LOOKED_FOR)
+        except Exception as error:  # whatever a database driver raises while its server is away
+            self._ledger_patience.tell(error)
+            return
+        self._is_store_compared = True
+        kept_from_us = None if view.as_of_us is None else view.as_of_us - DECISIONS_KEPT_US
+        expected = [id_ for id_, at in latest.items() if kept_from_us is None or to_us(at) > kept_from_us]
+        if len(self._opened[1].read(None, expected).decisions) == len(expected):
+            self._ask_ledger_until = self._clock()
+
     def _find_earlier(self, group: Group, view: View | None) -> None:
         """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
         ids = [transaction.transaction_id for transaction in group.fresh]
@@ -356,7 +376,7 @@ class Scorer:
 
     def _store_is_away(self, error: FraudPipelinesError) -> None:
         self._store_patience.tell(error)
-        self._ask_ledger_until = self._clock() + ASK_LEDGER_SECONDS
+        self._ask_ledger_until, self._is_store_compared = self._clock() + ASK_LEDGER_SECONDS, True
 
     def _stores(self, loaded: Loaded) -> tuple[OnlineStore, RecentState]:
         spec = loaded.champion.bundle.spec if loaded.champion else None

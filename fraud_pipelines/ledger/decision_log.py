@@ -95,6 +95,15 @@ class DecisionLog(Database):
             ).all()
             return {row.transaction_id: self._decision(connection, row) for row in rows}
 
+    def latest_decided(self, most: int) -> dict[str, datetime]:
+        """The last transactions that were decided on, with their event times."""
+        table = schema.decisions
+        with self._transaction(reads_only=True) as connection:
+            rows = connection.execute(
+                select(table.c.transaction_id, table.c.event_time).order_by(table.c.decided_at.desc()).limit(most)
+            ).all()
+            return {row.transaction_id: row.event_time for row in rows}
+
     def decisions(self, since: datetime, until: datetime) -> list[Decision]:
         """Decisions on transactions of [since, until), by event time."""
         table = schema.decisions

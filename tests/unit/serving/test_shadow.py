@@ -102,7 +102,9 @@ class World:
         )  # fmt: skip
 
     def decide(self, *transactions: ScoredTransaction) -> list[dict]:
-        return [orjson.loads(answer.content) for answer in self.scorer.make_durable([self.scorer.decide(transactions)])[0]]
+        return [
+            orjson.loads(answer.content) for answer in self.scorer.make_durable([self.scorer.decide(transactions)])[0]
+        ]
 
     def compared(self) -> list[ShadowDecision]:
         """What the shadow wrote of everything that was offered, by way of journal and ledger."""
