@@ -115,8 +115,8 @@ def ready_to_decide(name: str, version: str, digest: str, place: str, read: Call
 def compile_ahead() -> None:
     """Compile what the first model of any kind needs; never raises.
 
-    A new Bento holds nothing compiled. Where it has no champion, or one without trees, the first promotion would have
-    to wait for seconds of it, and every request beside them.
+    A new Bento brings its machine code, but for the processor it was built on. Elsewhere, where it has no champion, or
+    one without trees, the first promotion would have to wait for seconds of it, and every request beside them.
     """
     try:
         OnlineEngine(load_spec()).vector(PAYMENT, History())

@@ -528,6 +528,15 @@ def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledg
     assert kept["t2"].answer == {"decision": "REVIEW"}
 
 
+def test_the_latest_decided_are_those_decided_last_whatever_their_event_time(ledger):
+    assert ledger.latest_decided(3) == {}
+    for number, (event, decided) in enumerate([(9, 0), (1, 4), (2, 2), (3, 3)]):
+        at, by = NOON + timedelta(hours=event), NOON + timedelta(hours=decided)
+        made = row(f"t{number}", "REVIEW", 0.5)._replace(event_time=written(at), decided_at=written(by))
+        ledger.record_rows([made], {"s" * 64: ["a", "b"]})
+    assert ledger.latest_decided(3) == {f"t{n}": NOON + timedelta(hours=h) for n, h in ((1, 1), (3, 3), (2, 2))}
+
+
 def test_a_row_comes_back_whatever_characters_it_holds(ledger):
     odd = "\\N \\. \t\n\r\x0b\x85\u2028 \\\\t 商店 \"'%s"
     for written_as in (odd, "\\N", "\\.", "", "NULL"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from fraud_pipelines.features.online import ScoredTransaction
+from serving import lane as lane_module
 from serving.lane import BATCH_PIECE, MOST_IN_GROUP, MOST_WAITING, DecisionLane, Result
 from serving.problems import Problem
 from tests.stored_events import payment
@@ -94,6 +95,25 @@ def test_what_waits_is_one_group_in_order_with_pieces_of_batches_between():
     groups = run(scenario).groups
     # One piece after each group of singles: neither waits for all of the other.
     assert groups == [["first"], pieces[0], names[:MOST_IN_GROUP], pieces[1], names[MOST_IN_GROUP:]]
+
+
+def test_while_payments_come_faster_than_groups_the_next_one_gathers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lane_module, "_BUSY_SECONDS", 1.0)
+
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        tasks = [first, asyncio.create_task(lane.decide(made("waited")))]
+        await asyncio.sleep(0)
+        deciding.gate.set()
+        assert await first == b"first"
+        tasks.append(asyncio.create_task(lane.decide(made("came by then"))))
+        await asyncio.gather(*tasks)
+        # Nobody came while that group was decided: who comes next does not wait for others.
+        started = asyncio.get_running_loop().time()
+        assert await lane.decide(made("alone")) == b"alone"
+        assert asyncio.get_running_loop().time() - started < 0.9
+
+    assert run(scenario).groups == [["first"], ["waited", "came by then"], ["alone"]]
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back():

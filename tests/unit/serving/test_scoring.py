@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -330,6 +331,30 @@ def test_a_decision_of_a_version_that_stored_no_answers_is_returned(host: Host, 
     found = host.worker(loaded).answer(made("old", amount_minor=BLOCKED))
     told_only_in_answers = {"transaction_id": "old", "confidence": None}
     assert found == answer | told_only_in_answers
+
+
+def test_the_ledger_is_asked_of_every_payment_after_a_start_only_where_the_store_lacks_one_of_its_latest(
+    host: Host, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+):
+    before = host.worker(loaded)
+    answers = [before.answer(made(f"t-{number}", number)) for number in range(3)]
+    before.deliver()
+    asked: list[list[str]] = []
+    decisions_on = type(host.ledger).decisions_on
+    monkeypatch.setattr(
+        type(host.ledger), "decisions_on", lambda ledger, ids: asked.append(list(ids)) or decisions_on(ledger, ids)
+    )
+    complete = host.worker(loaded)
+    assert complete.answer(made("t-9", 9))["decision"] == "APPROVE"
+    assert asked == []
+    # The store of a server that lost its last commit.
+    with closing(sqlite3.connect(host.folder / "online.sqlite")) as connection, connection:
+        connection.execute("delete from log where number >= 3")
+    incomplete = host.worker(loaded)
+    assert incomplete.answer(made("t-2", 2)) == answers[2]
+    assert asked == [["t-2"]]
+    incomplete.answer(made("t-10", 10))
+    assert asked == [["t-2"], ["t-10"]]
 
 
 def test_an_old_payment_is_asked_of_the_ledger_long_after_the_start(host: Host, loaded: Loaded):
