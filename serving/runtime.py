@@ -44,7 +44,7 @@ IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 # A decision is in the ledger this much later at most, while the ledger is there.
 LINGER_SECONDS = 0.1
 SWITCH_SECONDS = 0.0001
-YOUNG_OBJECTS = (5_000, 4)
+YOUNG_OBJECTS = 10_000, 20
 _STOP_SECONDS = 10.0
 # Verdicts by the identifier that their senders gave: until long after the ledger has them.
 

@@ -36,7 +36,7 @@ _INSERT = (
 COUNTS = {TRANSACTIONS: "transactions", LABEL_ARRIVALS: "labels"}
 """The column of `log` that counts a row's events of each table."""
 # New places are kept in a dictionary until there are so many, then sorted among the others.
-_SORTED_EVERY = 4_096
+_SORTED_EVERY = 1_024
 _NEAR = 16
 
 _TRANSACTION_VALUES, _LABEL_VALUES = (
@@ -255,17 +255,19 @@ class _Places:
     """In which lines a text occurs. Most go by a hash of 32 bits: a few lines of other texts may be among them."""
 
     def __init__(self) -> None:
-        self._fresh: dict[str, list[int]] = {}
+        # The newest, by text: a number, or all of them where there are several. Most texts occur once in so few lines.
+        self._fresh: dict[str, int | list[int]] = {}
         self._fresh_lines = 0
         self._hashes, self._numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
 
     def add(self, texts: Sequence[str | None], first: int) -> None:
         """Add the texts of lines that follow each other; None where a line has none."""
+        fresh = self._fresh
         for number, text in enumerate(texts, first):
-            if text in self._fresh:
-                self._fresh[text].append(number)
+            if text in fresh:
+                fresh[text] = [*_listed(fresh[text]), number]
             elif text is not None:
-                self._fresh[text] = [number]
+                fresh[text] = number
         self._fresh_lines += len(texts)
         if self._fresh_lines >= _SORTED_EVERY:
             self._sort()
@@ -276,7 +278,7 @@ class _Places:
         starts, ends = self._hashes.searchsorted(hashes).tolist(), self._hashes.searchsorted(hashes, "right").tolist()
         for text, start, end in zip(texts, starts, ends, strict=True):
             if end > start or text in self._fresh:
-                yield text, [*self._numbers[start:end].tolist(), *self._fresh.get(text, ())]
+                yield text, [*self._numbers[start:end].tolist(), *_listed(self._fresh.get(text, []))]
 
     def drop(self, number: int) -> None:
         """Forget the lines up to a number."""
@@ -285,11 +287,16 @@ class _Places:
         self._hashes, self._numbers = self._hashes[is_kept], self._numbers[is_kept]
 
     def _sort(self) -> None:
-        hashes = [hashed for text, numbers in self._fresh.items() for hashed in [crc32(text.encode())] * len(numbers)]
-        numbers = [number for numbers in self._fresh.values() for number in numbers]
-        self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint32)])
-        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)])
-        order = self._hashes.argsort(kind="stable")
-        self._hashes, self._numbers = self._hashes[order], self._numbers[order]
+        places = [(crc32(text.encode()), number) for text, found in self._fresh.items() for number in _listed(found)]
+        places.sort()
+        hashes = np.array([hashed for hashed, _ in places], np.uint32)
+        # Two copies of everything cost less than sorting everything again.
+        at = self._hashes.searchsorted(hashes, "right")
+        self._hashes = np.insert(self._hashes, at, hashes)
+        self._numbers = np.insert(self._numbers, at, np.array([number for _, number in places], np.int64))
         self._fresh.clear()
         self._fresh_lines = 0
+
+
+def _listed(numbers: int | list[int]) -> list[int]:
+    return [numbers] if isinstance(numbers, int) else numbers

@@ -64,7 +64,7 @@ def test_each_decision_of_a_row_is_found_whatever_its_size(url):
     store.close()
 
 
-@pytest.mark.parametrize("sorted_every", [1, 3, 4_096])
+@pytest.mark.parametrize("sorted_every", [1, 3, 1_024])
 @pytest.mark.parametrize("near", [0, 2, 1_000])
 def test_lines_are_found_wherever_they_are(url, sorted_every, near, monkeypatch):
     monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
