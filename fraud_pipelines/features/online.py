@@ -164,7 +164,8 @@ def _asked(
         starts=starts,
         time_us=np.array(times, np.int64)[order],
         amount_minor=np.array(amounts, np.int64)[order],
-        codes=codes_of_asked(states, attributes)[:, order],
+        # As every other array: of another memory layout the engine would be compiled anew, at the first such group.
+        codes=codes_of_asked(states, attributes).take(order, axis=1),
         latitude=latitude,
         longitude=longitude,
     )

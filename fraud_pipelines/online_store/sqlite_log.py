@@ -155,6 +155,8 @@ class LogIndex:
         if now.newest > self._newest:
             for last, lines in rows_after(connection, self._newest):
                 self._add(lines, last, now.folded)
+                # With each row: where the next one cannot be read, this one must not be taken in again.
+                self._newest = last
             self._newest = now.newest
         # Those that are folded are not looked at, either way: they go when they have become many.
         if now.folded - self._dropped > max(_SORTED_EVERY, (now.newest - now.folded) // 4):

@@ -5,6 +5,8 @@ from datetime import datetime
 
 import pytest
 
+from fraud_pipelines.features import kernel
+from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, OnlineEngine, ScoredTransaction
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.online_store.state import to_us
@@ -85,3 +87,12 @@ def test_a_label_counts_a_microsecond_after_its_transaction_at_the_earliest():
     late = LabelArrival("t", SATURDAY, SATURDAY + HOUR_US, True, "tok_a", "m1", 100)
     assert early.counts_from_us == SATURDAY + 1
     assert late.counts_from_us == SATURDAY + HOUR_US
+
+
+def test_a_group_needs_no_other_machine_code_than_one_transaction():
+    """What a Bento brings, or a start compiles ahead, is made of one; a group must not wait seconds for more."""
+    ENGINE.vector(transaction(), History())
+    of_one = list(kernel.compute_held.signatures)
+    group = [transaction(SATURDAY - number) for number in range(3)]
+    ENGINE.matrix(group, [EntityState.whole("card", [], [])] * 3, [EntityState.whole("merchant", [], [])] * 3)
+    assert kernel.compute_held.signatures == of_one

@@ -11,6 +11,7 @@ from zlib import crc32
 
 import pytest
 
+from fraud_pipelines.errors import OnlineStoreUnavailable
 from fraud_pipelines.online_store import open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from tests.stored_events import DAY_US, NOON, NOON_US, ids, label, payment, tables_of
@@ -161,3 +162,22 @@ def test_what_was_recorded_reaches_the_file_beside_the_payments(url, tmp_path, m
     alone = shutil.copy(tmp_path / "online.sqlite", tmp_path / "alone.sqlite")
     assert ask(f"sqlite:///{alone}", "select count(*) from log")[0][0] >= 9
     store.close()
+
+
+def test_a_look_at_the_log_that_ends_half_way_counts_nothing_twice(url):
+    """As when the disk cannot be read for a moment: the question fails, and the next one goes on from there."""
+    with closing(open_online_store(url)) as writer, closing(open_online_store(url)) as reader:
+        reader.decision("t0")
+        for number in range(200):
+            decide(writer, Entry(payment(f"t{number:03}", NOON_US + number), b"d"))
+        connection = reader._connection()
+
+        def fail_once() -> bool:
+            if is_reached := len(reader._index._of_id._fresh) >= 50:
+                connection.set_progress_handler(None, 1)
+            return is_reached
+
+        connection.set_progress_handler(fail_once, 1)
+        with pytest.raises(OnlineStoreUnavailable):
+            reader.decision("t0")
+        assert ids(reader.history("tok_a", "m1", NOON_US + 999).card) == [f"t{number:03}" for number in range(200)]
