@@ -283,8 +283,10 @@ class SqliteOnlineStore:
         is_busy = self._checkpoint is not None and self._checkpoint.is_alive()
         if self._unwritten_bytes > _CHECKPOINT_BYTES and not is_busy:
             self._unwritten_bytes = 0
-            self._checkpoint = threading.Thread(target=self._write_back_now, name="checkpoint", daemon=True)
-            self._checkpoint.start()
+            thread = threading.Thread(target=self._write_back_now, name="checkpoint", daemon=True)
+            with suppress(RuntimeError):  # the system has no thread to give, and what was recorded stands all the same
+                thread.start()
+                self._checkpoint = thread
 
     def _write_back_now(self) -> None:
         # What fails here is done by the next one, or by a writer once the log has become long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -161,6 +162,22 @@ def test_what_was_recorded_reaches_the_file_beside_the_payments(url, tmp_path, m
     # The file alone, without SQLite's log beside it.
     alone = shutil.copy(tmp_path / "online.sqlite", tmp_path / "alone.sqlite")
     assert ask(f"sqlite:///{alone}", "select count(*) from log")[0][0] >= 9
+    store.close()
+
+
+def test_what_was_recorded_stands_where_the_system_has_no_thread_to_give(url, monkeypatch):
+    monkeypatch.setattr(sqlite_backend, "_CHECKPOINT_BYTES", 100)
+    store = open_online_store(url)
+    before = threading.stack_size(2**46)  # no system has that much
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread().start()
+        assert decide(store, Entry(payment("t", NOON_US), bytes(1_000))).is_recorded
+    finally:
+        threading.stack_size(before)
+    assert store.decision("t") == bytes(1_000)
+    assert decide(store, Entry(payment("u", NOON_US + 1), bytes(1_000))).is_recorded
+    store._checkpoint.join()
     store.close()
 
 
