@@ -278,7 +278,10 @@ class Scorer:
         return verdicts
 
     def _compare_with_ledger(self, view: View) -> None:
-        """Once, after the start: a store that has the latest decisions of the ledger has lost none."""
+        """Once, after the start: whether the store has the latest decisions of the ledger.
+
+        That it has lost none follows only where nobody decided since it lost some; see docs/serving.md.
+        """
         if self._is_store_compared or self._ledger_patience.is_over or self._opened is None:
             return
         try:

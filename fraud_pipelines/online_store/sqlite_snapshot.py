@@ -15,7 +15,8 @@ from fraud_pipelines.online_store.sqlite_tables import INSERTS
 from fraud_pipelines.online_store.state import TABLES, TRANSACTIONS, Reach, Table
 
 # Events in the log that no rebuild brought or took over. With more, an append moves twice as many as it brings into the
-# tables of histories: several times dearer, but memory and the time to open the store stay bounded.
+# tables of histories: several times dearer, but histories are not looked for in ever more of the log. Decisions stay in
+# it until a rebuild ends them, and their identifiers in the index.
 MOST_UNFOLDED = 500_000
 
 _CARD_EVENTS = """select event_time_us, transaction_id, amount_minor, merchant_id, country, device_id, category,
