@@ -274,8 +274,8 @@ class SqliteOnlineStore:
             yield now
         if now.wrote is not None:
             with self._index_lock:
-                self._index.wrote(*now.wrote)
-                self._write_back(now.wrote_bytes)
+                self._index.wrote(now.wrote)
+                self._write_back(now.wrote.size)
 
     def _write_back(self, more_bytes: int) -> None:
         """Bring SQLite's write-ahead log into its file now and then, in a thread: it waits for the disk."""

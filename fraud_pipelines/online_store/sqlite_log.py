@@ -23,6 +23,7 @@ from zlib import crc32
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
 from fraud_pipelines.online_store import state
@@ -30,8 +31,8 @@ from fraud_pipelines.online_store.following import Change
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TRANSACTIONS, Table
 
 _INSERT = (
-    "insert into log (number, newest_us, transactions, labels, lines, decisions, decision_sizes) "
-    "values (?, ?, ?, ?, ?, ?, ?)"
+    "insert into log (number, newest_us, transactions, labels, hashes, lines, decisions, decision_sizes) "
+    "values (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 COUNTS = {TRANSACTIONS: "transactions", LABEL_ARRIVALS: "labels"}
 """The column of `log` that counts a row's events of each table."""
@@ -63,6 +64,19 @@ class Decided(NamedTuple):
 Line = ScoredTransaction | LabelArrival | Decided
 
 
+Hashes = NDArray[np.uint32]
+"""Of some lines, shape (3, n): of their identifiers, cards and merchants; 0 where a line has none."""
+
+
+class Written(NamedTuple):
+    """A row that was appended: where the log was and is, what its lines are found by, and how many bytes it has."""
+
+    before: Numbers
+    after: Numbers
+    hashes: Hashes
+    size: int
+
+
 def numbers(connection: sqlite3.Connection) -> Numbers:
     """Where the log is."""
     newest, folded, rebuilt = connection.execute(
@@ -73,8 +87,8 @@ def numbers(connection: sqlite3.Connection) -> Numbers:
 
 def write(
     connection: sqlite3.Connection, now: Numbers, lines: Sequence[Line], decisions: Sequence[bytes] | None = None
-) -> tuple[Numbers, int]:
-    """Append a row, with a decision for each line where there are decisions; where the log is then, and its bytes."""
+) -> Written:
+    """Append a row, with a decision for each line where there are decisions."""
     newest = now.newest + len(lines)
     transactions = sum(type(line) is ScoredTransaction for line in lines)
     labels = sum(type(line) is LabelArrival for line in lines)
@@ -82,8 +96,11 @@ def write(
     if decisions is not None:
         all_decisions, sizes = b"".join(decisions), orjson.dumps([len(decision) for decision in decisions])
     newest_us = max(line.event_time_us for line in lines)
-    connection.execute(_INSERT, (newest, newest_us, transactions, labels, written, all_decisions, sizes))
-    return now._replace(newest=newest), len(written) + len(all_decisions or b"")
+    hashes = np.array([_hashes(line) for line in lines], np.uint32).T
+    connection.execute(
+        _INSERT, (newest, newest_us, transactions, labels, hashes.tobytes(), written, all_decisions, sizes)
+    )
+    return Written(now, now._replace(newest=newest), hashes, len(written) + len(all_decisions or b""))
 
 
 def set_folded(connection: sqlite3.Connection, number: int, *, by_rebuild: bool) -> None:
@@ -127,6 +144,13 @@ def decision_of(connection: sqlite3.Connection, found: Found) -> bytes:
     return decision or b""  # SQLite has no part of nothing
 
 
+def _hashes(line: Line) -> tuple[int, int, int]:
+    id_ = crc32(line.transaction_id.encode())
+    if isinstance(line, Decided):
+        return id_, 0, 0
+    return id_, crc32(line.card_id.encode()), crc32(line.merchant_id.encode())
+
+
 def _encoded(line: Line) -> bytes:
     if isinstance(line, ScoredTransaction):
         return b"T" + orjson.dumps(_TRANSACTION_VALUES(line))
@@ -153,10 +177,13 @@ class LogIndex:
     def follow(self, connection: sqlite3.Connection, now: Numbers) -> None:
         """Take in what was recorded since, up to where the log is in this snapshot."""
         if now.newest > self._newest:
-            for last, lines in rows_after(connection, self._newest):
-                self._add(lines, last, now.folded)
-                # With each row: where the next one cannot be read, this one must not be taken in again.
-                self._newest = last
+            rows = connection.execute(
+                "select number, hashes from log where number > ? order by number", (self._newest,)
+            ).fetchall()
+            if rows:
+                hashes = [np.frombuffer(written, np.uint32).reshape(3, -1) for _, written in rows]
+                ends = [(last - one.shape[1] + 1, last + 1) for (last, _), one in zip(rows, hashes, strict=True)]
+                self._add(np.hstack(hashes), np.concatenate([np.arange(*end) for end in ends]), now.folded)
             self._newest = now.newest
         # Those that are folded are not looked at, either way: they go when they have become many.
         if now.folded - self._dropped > max(_SORTED_EVERY, (now.newest - now.folded) // 4):
@@ -166,10 +193,11 @@ class LogIndex:
             for places in (self._of_card, self._of_merchant):
                 places.drop(now.folded)
 
-    def wrote(self, before: Numbers, lines: Sequence[Line], after: Numbers) -> None:
+    def wrote(self, written: Written) -> None:
         """Take in lines that were just written, without reading them."""
+        before, after = written.before, written.after
         if self._newest == before.newest:
-            self._add(lines, after.newest, after.folded)
+            self._add(written.hashes, np.arange(before.newest + 1, after.newest + 1), after.folded)
             self._newest = after.newest
 
     def of_ids(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[Found]]:
@@ -189,12 +217,11 @@ class LogIndex:
         """Events of a merchant after a number, in the order they were recorded."""
         return self._events(connection, self._of_merchant, merchant_id, after, attrgetter("merchant_id"))
 
-    def _add(self, lines: Sequence[Line], last: int, folded: int) -> None:
-        first = last - len(lines) + 1
-        self._of_id.add([line.transaction_id for line in lines], first)
-        if last > folded:
-            self._of_card.add([None if isinstance(line, Decided) else line.card_id for line in lines], first)
-            self._of_merchant.add([None if isinstance(line, Decided) else line.merchant_id for line in lines], first)
+    def _add(self, hashes: Hashes, numbers: NDArray[np.int64], folded: int) -> None:
+        self._of_id.add(hashes[0], numbers)
+        is_logged = numbers > folded
+        for places, own in ((self._of_card, hashes[1]), (self._of_merchant, hashes[2])):
+            places.add(own[is_logged], numbers[is_logged])
 
     def _events(
         self, connection: sqlite3.Connection, places: _Places, id_: str, after: int, whose: Callable[[Line], str]
@@ -254,33 +281,34 @@ def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[F
 
 
 class _Places:
-    """In which lines a text occurs. Most go by a hash of 32 bits: a few lines of other texts may be among them."""
+    """In which lines a text occurs, by a hash of 32 bits: a few lines of other texts may be among them."""
 
     def __init__(self) -> None:
-        # The newest, by text: a number, or all of them where there are several. Most texts occur once in so few lines.
-        self._fresh: dict[str, int | list[int]] = {}
+        # The newest: a number, or all of them where there are several. Most texts occur once in so few lines.
+        self._fresh: dict[int, int | list[int]] = {}
         self._fresh_lines = 0
         self._hashes, self._numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
 
-    def add(self, texts: Sequence[str | None], first: int) -> None:
-        """Add the texts of lines that follow each other; None where a line has none."""
+    def add(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
+        """Add lines that come after all others."""
+        if len(hashes) >= _SORTED_EVERY:
+            self._merge(hashes, numbers)
+            return
         fresh = self._fresh
-        for number, text in enumerate(texts, first):
-            if text in fresh:
-                fresh[text] = [*_listed(fresh[text]), number]
-            elif text is not None:
-                fresh[text] = number
-        self._fresh_lines += len(texts)
+        for hashed, number in zip(hashes.tolist(), numbers.tolist(), strict=True):
+            fresh[hashed] = [*_listed(fresh[hashed]), number] if hashed in fresh else number
+        self._fresh_lines += len(hashes)
         if self._fresh_lines >= _SORTED_EVERY:
             self._sort()
 
     def find(self, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
         """Of each text that may occur anywhere, the numbers of the lines."""
-        hashes = np.array([crc32(text.encode()) for text in texts], np.uint32)
-        starts, ends = self._hashes.searchsorted(hashes).tolist(), self._hashes.searchsorted(hashes, "right").tolist()
-        for text, start, end in zip(texts, starts, ends, strict=True):
-            if end > start or text in self._fresh:
-                yield text, [*self._numbers[start:end].tolist(), *_listed(self._fresh.get(text, []))]
+        hashes = [crc32(text.encode()) for text in texts]
+        wanted = np.array(hashes, np.uint32)
+        starts, ends = self._hashes.searchsorted(wanted).tolist(), self._hashes.searchsorted(wanted, "right").tolist()
+        for text, hashed, start, end in zip(texts, hashes, starts, ends, strict=True):
+            if end > start or hashed in self._fresh:
+                yield text, [*self._numbers[start:end].tolist(), *_listed(self._fresh.get(hashed, []))]
 
     def drop(self, number: int) -> None:
         """Forget the lines up to a number."""
@@ -289,15 +317,19 @@ class _Places:
         self._hashes, self._numbers = self._hashes[is_kept], self._numbers[is_kept]
 
     def _sort(self) -> None:
-        places = [(crc32(text.encode()), number) for text, found in self._fresh.items() for number in _listed(found)]
-        places.sort()
-        hashes = np.array([hashed for hashed, _ in places], np.uint32)
-        # Two copies of everything cost less than sorting everything again.
-        at = self._hashes.searchsorted(hashes, "right")
-        self._hashes = np.insert(self._hashes, at, hashes)
-        self._numbers = np.insert(self._numbers, at, np.array([number for _, number in places], np.int64))
+        places = [(hashed, number) for hashed, found in self._fresh.items() for number in _listed(found)]
         self._fresh.clear()
         self._fresh_lines = 0
+        if places:
+            hashes, numbers = zip(*places, strict=True)
+            self._merge(np.array(hashes, np.uint32), np.array(numbers, np.int64))
+
+    def _merge(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
+        order = hashes.argsort(kind="stable")
+        # Two copies of everything cost less than sorting everything again.
+        at = self._hashes.searchsorted(hashes[order], "right")
+        self._hashes = np.insert(self._hashes, at, hashes[order])
+        self._numbers = np.insert(self._numbers, at, numbers[order])
 
 
 def _listed(numbers: int | list[int]) -> list[int]:

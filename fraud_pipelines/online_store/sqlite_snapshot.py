@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fraud_pipelines.features.online import EntityHistory, LabelArrival, ScoredTransaction
 from fraud_pipelines.online_store import following, sqlite_log, state
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Change, Position, Wanted
-from fraud_pipelines.online_store.sqlite_log import Found, Line, LogIndex, Numbers
+from fraud_pipelines.online_store.sqlite_log import Found, Line, LogIndex, Written
 from fraud_pipelines.online_store.sqlite_tables import INSERTS
 from fraud_pipelines.online_store.state import TABLES, TRANSACTIONS, Reach, Table
 
@@ -60,7 +60,7 @@ class SqliteSnapshot:
 
     Attributes:
         position: where the store is; `numbers` is where its log is, after `write` as well.
-        wrote: what `write` did, for the index to hear of once it is committed; `wrote_bytes` is how much that was.
+        wrote: what `write` did, for the index to hear of once it is committed.
     """
 
     def __init__(self, connection: sqlite3.Connection, index: LogIndex, needed: Reach) -> None:
@@ -68,8 +68,7 @@ class SqliteSnapshot:
         self.as_of_us, self.reach, rebuilds = Stored.of(connection)
         self.numbers = sqlite_log.numbers(connection)
         self.position = Position(rebuilds, self.numbers.newest)
-        self.wrote: tuple[Numbers, Sequence[Line], Numbers] | None = None
-        self.wrote_bytes = 0
+        self.wrote: Written | None = None
         index.follow(connection, self.numbers)
 
     def changes(self, since: Position | None) -> tuple[bool, list[Change]]:
@@ -139,9 +138,8 @@ class SqliteSnapshot:
 
     def write(self, lines: Sequence[Line], decisions: Sequence[bytes] | None = None) -> None:
         """Append to the log; see sqlite_log.write."""
-        before = self.numbers
-        self.numbers, self.wrote_bytes = sqlite_log.write(self._connection, before, lines, decisions)
-        self.wrote = before, lines, self.numbers
+        self.wrote = sqlite_log.write(self._connection, self.numbers, lines, decisions)
+        self.numbers = self.wrote.after
         if self.numbers.newest - self.numbers.folded > MOST_UNFOLDED:
             self._fold(2 * len(lines))
 

@@ -43,7 +43,7 @@ _STATE = """create table if not exists state (
 _LOG = {
     "log": """(
         number integer primary key, newest_us integer not null, transactions integer not null, labels integer not null,
-        lines blob not null, decisions blob, decision_sizes blob)""",
+        hashes blob not null, lines blob not null, decisions blob, decision_sizes blob)""",
     "folded": """(
         only_row integer primary key check (only_row = 1), number integer not null, by_rebuild integer not null)""",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 import threading
@@ -188,13 +189,35 @@ def test_a_look_at_the_log_that_ends_half_way_counts_nothing_twice(url):
         for number in range(200):
             decide(writer, Entry(payment(f"t{number:03}", NOON_US + number), b"d"))
         connection = reader._connection()
-
-        def fail_once() -> bool:
-            if is_reached := len(reader._index._of_id._fresh) >= 50:
+        failed = 0
+        for steps in itertools.count(20, 20):  # most of them end it while it reads the rows
+            taken = itertools.count()
+            connection.set_progress_handler(lambda taken=taken, steps=steps: next(taken) == steps, 1)
+            try:
+                reader.decision("t0")
+                break
+            except OnlineStoreUnavailable:
+                failed += 1
+            finally:
                 connection.set_progress_handler(None, 1)
-            return is_reached
-
-        connection.set_progress_handler(fail_once, 1)
-        with pytest.raises(OnlineStoreUnavailable):
-            reader.decision("t0")
+        assert failed > 5
         assert ids(reader.history("tok_a", "m1", NOON_US + 999).card) == [f"t{number:03}" for number in range(200)]
+
+
+@pytest.mark.parametrize("sorted_every", [1, 7, 1_024])
+def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url, sorted_every, monkeypatch):
+    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+    with closing(open_online_store(url)) as before:
+        for number in range(40):
+            decide(
+                before, *(Entry(payment(f"t{number} {n}", NOON_US + number), b"%d" % n) for n in range(1 + number % 3))
+            )
+            if number == 20:
+                before.rebuild(*tables_of([], []), NOON + timedelta(seconds=1))
+        expected = ids(before.history("tok_a", "m1", NOON_US + 99).card)
+    with closing(open_online_store(url)) as after:
+        assert ids(after.history("tok_a", "m1", NOON_US + 99).card) == expected
+        assert [after.decision(f"t{number} 0") for number in range(40)] == [b"0"] * 40
+        assert after.record_transaction(payment("t3 0", NOON_US + 3)) is False
+        decide(after, Entry(payment("new", NOON_US + 40), b"new"))
+        assert ids(after.history("tok_a", "m1", NOON_US + 99).card) == [*expected, "new"]
