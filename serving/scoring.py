@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from fraud_pipelines.errors import (
@@ -48,10 +48,11 @@ from serving.unrecorded import Unrecorded
 MOST_ATTEMPTS = 50
 # Decisions the online store could not take before, given to it at once.
 _UNRECORDED_AT_ONCE = 500
-# After the online store was away, and after a start with a store that lacks some of the latest decisions, one may be in
-# the ledger alone.
+# After the online store was away, and after a start with a store that may have lost some of the latest decisions, one
+# may be in the ledger alone.
 ASK_LEDGER_SECONDS = 600.0
-_LATEST_LOOKED_FOR = 500
+# Decisions from before a start that are looked for in the store; with more, the ledger is asked all the same.
+_MOST_COMPARED = 2_000
 _JOURNALED_KEPT = 50_000
 _MINOR_IN_UNIT = 10**MINOR_DIGITS
 
@@ -278,19 +279,19 @@ class Scorer:
         return verdicts
 
     def _compare_with_ledger(self, view: View) -> None:
-        """Once, after the start: whether the store has the latest decisions of the ledger.
-
-        That it has lost none follows only where nobody decided since it lost some; see docs/serving.md.
-        """
+        """Once, after the start: a store that has all that was decided in the last minutes has lost nothing of them."""
         if self._is_store_compared or self._ledger_patience.is_over or self._opened is None:
             return
         try:
             with self._ledger_patience.asking():
-                latest = self._ledger().latest_decided(_LATEST_LOOKED_FOR)
+                since = utc_now() - timedelta(seconds=ASK_LEDGER_SECONDS)
+                latest = self._ledger().decided_since(since, most=_MOST_COMPARED)
         except Exception as error:  # whatever a database driver raises while its server is away
             self._ledger_patience.tell(error)
             return
         self._is_store_compared = True
+        if latest is None:
+            return
         kept_from_us = None if view.as_of_us is None else view.as_of_us - DECISIONS_KEPT_US
         expected = [id_ for id_, at in latest.items() if kept_from_us is None or to_us(at) > kept_from_us]
         if len(self._opened[1].read(None, expected).decisions) == len(expected):

@@ -95,14 +95,14 @@ class DecisionLog(Database):
             ).all()
             return {row.transaction_id: self._decision(connection, row) for row in rows}
 
-    def latest_decided(self, most: int) -> dict[str, datetime]:
-        """The last transactions that were decided on, with their event times."""
+    def decided_since(self, since: datetime, *, most: int) -> dict[str, datetime] | None:
+        """Transactions that were decided on at `since` or later, with their event times; None where these are more."""
         table = schema.decisions
         with self._transaction(reads_only=True) as connection:
             rows = connection.execute(
-                select(table.c.transaction_id, table.c.event_time).order_by(table.c.decided_at.desc()).limit(most)
+                select(table.c.transaction_id, table.c.event_time).where(table.c.decided_at >= since).limit(most + 1)
             ).all()
-            return {row.transaction_id: row.event_time for row in rows}
+            return {row.transaction_id: row.event_time for row in rows} if len(rows) <= most else None
 
     def decisions(self, since: datetime, until: datetime) -> list[Decision]:
         """Decisions on transactions of [since, until), by event time."""

@@ -141,21 +141,6 @@ def test_the_same_files_again_change_nothing(moved):
     assert "0 failed" in printed
 
 
-def test_settings_are_searched_from_the_terminal_as_of_a_past_day(moved):
-    printed = moved.run("tune", "--trials", "2", "--minutes", "1", "--as-of", "2026-03-05", "--train-days", "28")
-    assert re.search(r"trial +\d", printed)
-    assert re.search(r"^most_genuine_rows +\d+", printed, re.MULTILINE)
-    assert "The base stays: " in printed or "Chosen: trial " in printed
-    assert "0 failed" in printed
-    found = open_warehouse(moved.settings.warehouse_url).query(
-        f"select as_of, trials_wanted from {tables.TUNED_PARAMETERS.name} order by sequence"
-    )
-    assert list(zip(found["as_of"], found["trials_wanted"], strict=True)) == [
-        (END, 2),  # the demo's own
-        (datetime(2026, 3, 5), 2),
-    ]
-
-
 def test_a_second_training_on_the_same_data_is_refused_and_the_champion_stays(moved):
     printed = moved.run("train", "--train-days", str(DEMO_TRAIN_DAYS))
     ledger = open_ledger(moved.settings.ledger_url)
@@ -198,3 +183,19 @@ def test_fraud_serve_answers_fraud_score(moved):
     assert first["fallback"] is None
     assert first["model"]["version"] == open_ledger(moved.settings.ledger_url).champion_at()
     assert again["decided_at"] == first["decided_at"]
+
+
+# After the second training, which would use what is found here.
+def test_settings_are_searched_from_the_terminal_as_of_a_past_day(moved):
+    printed = moved.run("tune", "--trials", "2", "--minutes", "1", "--as-of", "2026-03-05", "--train-days", "28")
+    assert re.search(r"trial +\d", printed)
+    assert re.search(r"^most_genuine_rows +\d+", printed, re.MULTILINE)
+    assert "The base stays: " in printed or "Chosen: trial " in printed
+    assert "0 failed" in printed
+    found = open_warehouse(moved.settings.warehouse_url).query(
+        f"select as_of, trials_wanted from {tables.TUNED_PARAMETERS.name} order by sequence"
+    )
+    assert list(zip(found["as_of"], found["trials_wanted"], strict=True)) == [
+        (END, 2),  # the demo's own
+        (datetime(2026, 3, 5), 2),
+    ]

@@ -79,10 +79,15 @@ class Story:
         schema = "online_store." if engine.dialect.name == "postgresql" else ""
         with engine.connect() as connection:
             held = Counter(connection.execute(text(f"select transaction_id from {schema}transactions")).scalars())
-            bodies = connection.execute(
-                text(f"select body from {schema}changes where is_label = 0 and body <> 'null'")
-            ).scalars()
-            told = Counter(json.loads(body)[0] for body in bodies)
+            if schema:
+                bodies = connection.execute(
+                    text(f"select body from {schema}changes where is_label = 0 and body <> 'null'")
+                ).scalars()
+                told = Counter(json.loads(body)[0] for body in bodies)
+            else:
+                lines = b"\n".join(connection.execute(text("select lines from log")).scalars()).split(b"\n")
+                logged = Counter(json.loads(line[1:])[0] for line in lines if line.startswith(b"T"))
+                held, told = held + logged, logged
         engine.dispose()
         return held, told
 

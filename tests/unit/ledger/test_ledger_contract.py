@@ -528,13 +528,15 @@ def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledg
     assert kept["t2"].answer == {"decision": "REVIEW"}
 
 
-def test_the_latest_decided_are_those_decided_last_whatever_their_event_time(ledger):
-    assert ledger.latest_decided(3) == {}
+def test_what_was_decided_since_a_moment_whatever_its_event_time(ledger):
+    assert ledger.decided_since(NOON, most=3) == {}
     for number, (event, decided) in enumerate([(9, 0), (1, 4), (2, 2), (3, 3)]):
         at, by = NOON + timedelta(hours=event), NOON + timedelta(hours=decided)
         made = row(f"t{number}", "REVIEW", 0.5)._replace(event_time=written(at), decided_at=written(by))
         ledger.record_rows([made], {"s" * 64: ["a", "b"]})
-    assert ledger.latest_decided(3) == {f"t{n}": NOON + timedelta(hours=h) for n, h in ((1, 1), (3, 3), (2, 2))}
+    since = NOON + timedelta(hours=2)
+    assert ledger.decided_since(since, most=3) == {f"t{number}": NOON + timedelta(hours=number) for number in (1, 2, 3)}
+    assert ledger.decided_since(since, most=2) is None
 
 
 def test_a_row_comes_back_whatever_characters_it_holds(ledger):

@@ -22,6 +22,7 @@ from serving import unrecorded as module
 from serving.answers import answers_of, fallback, record_of
 from serving.champion import Loaded
 from serving.journal import Journal
+from serving.problems import Problem
 from serving.scoring import Scorer
 from serving.unrecorded import Unrecorded
 
@@ -111,19 +112,25 @@ class Host:
         self.stores.mkdir()
 
 
+def answers(scorer: Scorer, *transactions: ScoredTransaction) -> list:
+    """What callers are told of a group: an answer's JSON, or a Problem."""
+    (results,) = scorer.make_durable([scorer.decide(transactions)])
+    return [result if isinstance(result, Problem) else result.content for result in results]
+
+
 def test_without_the_stores_the_workers_of_a_host_give_one_answer_and_the_store_gets_it_once(tmp_path):
     host = Host(tmp_path)
     first, second = host.worker(), host.worker()
-    [answer] = first.decide([paid("t")])
-    assert second.decide([paid("t")]) == [answer]
+    [answer] = answers(first, paid("t"))
+    assert answers(second, paid("t")) == [answer]
     assert second.find("t").answer == orjson.loads(answer)
     after_a_kill = host.worker()
-    assert after_a_kill.decide([paid("t"), paid("u")])[0] == answer
-    [conflict] = after_a_kill.decide([paid("t", amount_minor=101)])
+    assert answers(after_a_kill, paid("t"), paid("u"))[0] == answer
+    [conflict] = answers(after_a_kill, paid("t", amount_minor=101))
     assert conflict.code == "transaction_id_reused"
     host.bring_the_stores()
-    assert second.decide([paid("t")]) == [answer]
-    assert first.decide([paid("t")]) == [answer]
+    assert answers(second, paid("t")) == [answer]
+    assert answers(first, paid("t")) == [answer]
     store = second.online_store()
     assert store.sizes()["transactions"] == 2
     assert orjson.loads(store.decision("t"))["answer"] == orjson.loads(answer)
@@ -133,13 +140,13 @@ def test_without_the_stores_the_workers_of_a_host_give_one_answer_and_the_store_
 def test_a_decision_from_before_the_outage_stands_in_the_store(tmp_path, caplog):
     host = Host(tmp_path)
     host.bring_the_stores()
-    [before] = host.worker().decide([paid("t")])
+    [before] = answers(host.worker(), paid("t"))
     away = host.stores.rename(tmp_path / "away")
     host.stores.write_text("away")
-    [meanwhile] = host.worker().decide([paid("t")])
+    [meanwhile] = answers(host.worker(), paid("t"))
     assert orjson.loads(meanwhile)["fallback"] == "no_champion"
     assert meanwhile != before  # nobody could know it
     host.stores.unlink()
     shutil.move(away, host.stores)
-    assert host.worker().decide([paid("t")]) == [before]
+    assert answers(host.worker(), paid("t")) == [before]
     assert "decided before the online store was away" in caplog.text
