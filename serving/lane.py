@@ -1,7 +1,8 @@
 """One thread that decides, fed by the event loop: what waits while it works becomes its next group.
 
 Under load groups grow by themselves and each costs little more than one request; a lone request never waits for
-company. Requests of single payments go first; a batch comes in pieces between them.
+company, unless others came while the group before it was decided (_BUSY_SECONDS). Requests of single payments go first;
+a batch comes in pieces between them.
 
 Another thread makes what was decided durable, all groups that wait for that at once: while the disk writes, the next
 group is decided.

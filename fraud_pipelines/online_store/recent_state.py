@@ -21,7 +21,8 @@ from fraud_pipelines.online_store.state import LATENESS_US, Windows
 
 # No store is ever there: it answers where it is, and not with everything that ever happened.
 NOWHERE = Position(-1, 0)
-# Transactions and labels held by one process, each counted for its card and for its merchant: about 130 bytes a row.
+# Transactions and labels held by one process, each counted for its card and for its merchant: about 130 bytes a row of
+# one with many; one with few rows takes 1 to 2 kilobytes.
 MOST_ROWS = 4_000_000
 
 
