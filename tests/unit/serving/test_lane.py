@@ -98,7 +98,7 @@ def test_what_waits_is_one_group_in_order_with_pieces_of_batches_between():
 
 
 def test_while_payments_come_faster_than_groups_the_next_one_gathers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lane_module, "_BUSY_SECONDS", 1.0)
+    monkeypatch.setattr(lane_module, "_BUSY_SECONDS", 3.0)
 
     async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
         first = await behind_a_shut_gate(lane, deciding)
@@ -111,7 +111,7 @@ def test_while_payments_come_faster_than_groups_the_next_one_gathers(monkeypatch
         # Nobody came while that group was decided: who comes next does not wait for others.
         started = asyncio.get_running_loop().time()
         assert await lane.decide(made("alone")) == b"alone"
-        assert asyncio.get_running_loop().time() - started < 0.9
+        assert asyncio.get_running_loop().time() - started < 2.5
 
     assert run(scenario).groups == [["first"], ["waited", "came by then"], ["alone"]]
 
@@ -172,7 +172,9 @@ def test_a_disk_that_falls_behind_holds_up_deciding():
         tasks = []
         for number in range(12):
             tasks.append(asyncio.create_task(lane.decide(made(f"t{number}"))))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+            while len(deciding.groups) < min(number + 1, 6):
+                await asyncio.sleep(0.001)
         # One is being written, four are decided and wait, one waits to be put beside them; the rest is one group later.
         assert deciding.groups == [[f"t{number}"] for number in range(6)]
         assert lane.waiting == 6
