@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
 from fraud_pipelines.online_store import state
-from fraud_pipelines.online_store.following import Change
+from fraud_pipelines.online_store.following import Change, decode, encode
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TRANSACTIONS, Table
 
 _INSERT = (
@@ -39,10 +39,6 @@ COUNTS = {TRANSACTIONS: "transactions", LABEL_ARRIVALS: "labels"}
 # New places are kept in a dictionary until there are so many, then sorted among the others.
 _SORTED_EVERY = 1_024
 _NEAR = 16
-
-_TRANSACTION_VALUES, _LABEL_VALUES = (
-    attrgetter(*kind.__dataclass_fields__) for kind in (ScoredTransaction, LabelArrival)
-)
 
 
 class Numbers(NamedTuple):
@@ -152,16 +148,15 @@ def _hashes(line: Line) -> tuple[int, int, int]:
 
 
 def _encoded(line: Line) -> bytes:
-    if isinstance(line, ScoredTransaction):
-        return b"T" + orjson.dumps(_TRANSACTION_VALUES(line))
-    if isinstance(line, LabelArrival):
-        return b"L" + orjson.dumps(_LABEL_VALUES(line))
-    return b"D" + orjson.dumps([line.transaction_id, line.event_time_us])
+    if isinstance(line, Decided):
+        return b"D" + orjson.dumps([line.transaction_id, line.event_time_us])
+    is_label, body = encode(line)
+    return (b"L" if is_label else b"T") + body
 
 
 def _decoded(line: bytes) -> Line:
-    values, kind = orjson.loads(line[1:]), line[:1]
-    return ScoredTransaction(*values) if kind == b"T" else LabelArrival(*values) if kind == b"L" else Decided(*values)
+    kind, body = line[:1], line[1:]
+    return Decided(*orjson.loads(body)) if kind == b"D" else decode(kind == b"L", body)
 
 
 class LogIndex:
@@ -188,8 +183,11 @@ class LogIndex:
         # Those that are folded are not looked at, either way: they go when they have become many.
         if now.folded - self._dropped > max(_SORTED_EVERY, (now.newest - now.folded) // 4):
             self._dropped = now.folded
-            oldest = connection.execute("select number, lines from log order by number limit 1").fetchone()
-            self._of_id.drop(oldest[0] - oldest[1].count(b"\n") - 1 if oldest else now.newest)
+            # Four bytes for each of three hashes of a line.
+            before = connection.execute(
+                "select number - length(hashes) / 12 from log order by number limit 1"
+            ).fetchone()
+            self._of_id.drop(before[0] if before else now.newest)
             for places in (self._of_card, self._of_merchant):
                 places.drop(now.folded)
 

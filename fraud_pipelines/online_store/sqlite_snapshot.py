@@ -92,9 +92,7 @@ class SqliteSnapshot:
         )
         found = {id_: There((), True) for (id_,) in rows}
         for id_, lines in self._index.of_ids(self._connection, ids).items():
-            is_event = any(
-                isinstance(one.line, ScoredTransaction) and one.number > self.numbers.folded for one in lines
-            )
+            is_event = any(isinstance(line, ScoredTransaction) for line in self._unfolded(lines))
             found[id_] = There(lines, is_event or id_ in found)
         return found
 
@@ -110,17 +108,18 @@ class SqliteSnapshot:
 
     def transaction(self, transaction_id: str) -> ScoredTransaction | None:
         """A transaction whose event counts."""
-        for one in self._index.of_ids(self._connection, [transaction_id]).get(transaction_id, ()):
-            if isinstance(one.line, ScoredTransaction) and one.number > self.numbers.folded:
-                return one.line
+        lines = self._index.of_ids(self._connection, [transaction_id]).get(transaction_id, ())
+        for line in self._unfolded(lines):
+            if isinstance(line, ScoredTransaction):
+                return line
         row = self._connection.execute(_TRANSACTION, (transaction_id,)).fetchone()
         return None if row is None else state.stored_transaction(row)
 
     def has_label(self, arrival: LabelArrival) -> bool:
         """Whether the very label arrival is there."""
         identity = arrival.transaction_id, arrival.known_at_us
-        for one in self._index.of_ids(self._connection, identity[:1]).get(arrival.transaction_id, ()):
-            line = one.line if one.number > self.numbers.folded else None
+        lines = self._index.of_ids(self._connection, identity[:1]).get(arrival.transaction_id, ())
+        for line in self._unfolded(lines):
             if isinstance(line, LabelArrival) and line.known_at_us == arrival.known_at_us:
                 return True
         known = "select 1 from label_arrivals where transaction_id = ? and known_at_us = ?"
@@ -142,6 +141,10 @@ class SqliteSnapshot:
         self.numbers = self.wrote.after
         if self.numbers.newest - self.numbers.folded > MOST_UNFOLDED:
             self._fold(2 * len(lines))
+
+    def _unfolded(self, found: Sequence[Found]) -> list[Line]:
+        """Lines whose events are in the log alone."""
+        return [one.line for one in found if one.number > self.numbers.folded]
 
     def _is_expired(self, found: Found) -> bool:
         # A rebuild ends what is old then; on an older payment that comes later the decision is kept until the next one.
