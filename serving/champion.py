@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fraud_pipelines.errors import BundleCorrupt, FraudPipelinesError
-from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
+from fraud_pipelines.features.online import OnlineEngine
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.limits import LARGEST_COMPILED_DIFFERENCE
 from fraud_pipelines.models.additive_model import AdditiveModel
@@ -27,7 +27,6 @@ from fraud_pipelines.reasons import BUNDLE_CORRUPT, NO_CHAMPION, SPEC_MISMATCH, 
 CHAMPION_FOLDER = Path(__file__).resolve().parents[1] / "champion"
 # Of the reference sample: enough to come by most of a model's trees, in a millisecond.
 SMOKE_ROWS = 16
-PAYMENT = ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR")
 
 logger = logging.getLogger("bentoml.fraud_scorer")
 
@@ -119,7 +118,7 @@ def compile_ahead() -> None:
     one without trees, the first promotion would have to wait for seconds of it, and every request beside them.
     """
     try:
-        OnlineEngine(load_spec()).vector(PAYMENT, History())
+        OnlineEngine(load_spec()).warm_up()
         single, leaf = np.float32, [LEAF, LEAF]
         stump = Trees(
             roots=np.array([0], np.int32),
@@ -153,7 +152,7 @@ def _of_folder(folder: Path) -> Loaded:
 def _warm_up(champion: Champion) -> None:
     # The first call compiles features and SHAP values, or loads them compiled, and opens the model's session. No caller
     # should pay for that.
-    champion.engine.vector(PAYMENT, History())
+    champion.engine.warm_up()
     bundle = champion.bundle
     nothing = np.full((1, len(bundle.feature_names)), np.nan, dtype=np.float32)
     for _ in range(3):

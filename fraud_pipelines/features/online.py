@@ -123,6 +123,10 @@ class OnlineEngine:
         merchant = EntityState.whole("merchant", history.merchant.events, history.merchant.labels)
         return named(self.matrix([transaction], [card], [merchant])[0], self.spec.names)
 
+    def warm_up(self) -> None:
+        """Compute one vector, so that everything it needs is compiled."""
+        self.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
+
 
 def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:
     """One row of a matrix by feature; None is missing."""

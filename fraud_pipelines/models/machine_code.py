@@ -12,12 +12,11 @@ from typing import Any
 
 from fraud_pipelines.errors import FraudPipelinesError
 from fraud_pipelines.features import kernel
-from fraud_pipelines.features.online import History, OnlineEngine, ScoredTransaction
+from fraud_pipelines.features.online import OnlineEngine
 from fraud_pipelines.models import tree_shap
 from fraud_pipelines.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
-PAYMENT = ScoredTransaction("compiling", 0, "card", "merchant", 0, "EUR")
 # A module, and one of its compiled functions, which knows where the cache is.
 COMPILED: tuple[tuple[ModuleType, Any], ...] = ((kernel, kernel.compute), (tree_shap, tree_shap._contributions))
 
@@ -31,7 +30,7 @@ def add_machine_code(bundle: Bundle, code: Path) -> None:
         code: folder with the package fraud_pipelines, as in this checkout.
     """
     try:
-        OnlineEngine(bundle.spec).vector(PAYMENT, History())
+        OnlineEngine(bundle.spec).warm_up()
         bundle.contributions(bundle.sample(1))
     except (FraudPipelinesError, ValueError) as error:
         logger.warning("The Bento gets no machine code, its first start compiles: %s", error)
