@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import compress
 
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import ScoredTransaction
+import numpy as np
+
+from fraud_pipelines.features.online import Context, ScoredTransaction
 from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION
 from serving.answers import ModelFacts, Verdict
@@ -85,8 +86,7 @@ def judge_with_canary(
     champion: Champion,
     rival: Rival,
     transactions: Sequence[ScoredTransaction],
-    cards: Sequence[EntityState],
-    merchants: Sequence[EntityState],
+    context: Context,
     as_of_us: int | None,
     validity: Validity,
 ) -> list[Verdict]:
@@ -97,9 +97,10 @@ def judge_with_canary(
     verdicts: list[Verdict | None] = [None] * len(transactions)
 
     def decide(model: Champion, is_asked: list[bool]) -> list[Verdict]:
+        if all(is_asked):
+            return judge(model, transactions, context, as_of_us, validity)
         asked = list(compress(transactions, is_asked))
-        own_cards, own_merchants = list(compress(cards, is_asked)), list(compress(merchants, is_asked))
-        return judge(model, asked, own_cards, own_merchants, as_of_us, validity) if asked else []
+        return judge(model, asked, context.take(np.flatnonzero(is_asked)), as_of_us, validity) if asked else []
 
     def fill(is_asked: list[bool], found: list[Verdict]) -> None:
         for row, verdict in zip(compress(range(len(verdicts)), is_asked), found, strict=True):

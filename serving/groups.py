@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fraud_pipelines.errors import JournalFull, JournalUnavailable
-from fraud_pipelines.features.online import ScoredTransaction
+from fraud_pipelines.features.online import ScoredTransaction, TransactionColumns
 from fraud_pipelines.online_store.following import Entry
 from serving.answers import Answer, StoredDecision, Verdict, is_same
 from serving.problems import Problem
@@ -28,6 +28,14 @@ class Group:
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
     compared: Compared | None = None
+    _columns: tuple[list[ScoredTransaction], TransactionColumns] | None = None
+
+    @property
+    def columns(self) -> TransactionColumns:
+        """The values of `fresh`, where there are any."""
+        if self._columns is None or self._columns[0] is not self.fresh:
+            self._columns = self.fresh, TransactionColumns.of(self.fresh)
+        return self._columns[1]
 
     @classmethod
     def of(cls, asked: Sequence[ScoredTransaction]) -> "Group":

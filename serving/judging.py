@@ -8,8 +8,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import ScoredTransaction, named
+from fraud_pipelines.features.online import Context, ScoredTransaction, named
 from fraud_pipelines.models.policy import APPROVE, REVIEW
 from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
 from serving.answers import Verdict, fallback
@@ -34,21 +33,20 @@ class Validity:
 def judge(
     champion: Champion,
     transactions: Sequence[ScoredTransaction],
-    cards: Sequence[EntityState],
-    merchants: Sequence[EntityState],
+    context: Context,
     as_of_us: int | None,
     validity: Validity,
 ) -> list[Verdict]:
     """One verdict per transaction.
 
     Args:
-        cards, merchants: what is known of each transaction's; see OnlineEngine.matrix.
+        context: of the transactions.
         as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
     """
     features = None
     try:
         with stage("features"):
-            features = champion.engine.matrix(transactions, cards, merchants)
+            features = champion.engine.matrix(context)
         with stage("model"):
             # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
             inputs = features.astype(np.float32)
@@ -65,8 +63,8 @@ def judge(
     except Exception:
         if len(transactions) > 1:  # one that cannot be scored must not take the others with it
             return [
-                judge(champion, [one], [card], [merchant], as_of_us, validity)[0]
-                for one, card, merchant in zip(transactions, cards, merchants, strict=True)
+                judge(champion, [one], context.take(np.array([row])), as_of_us, validity)[0]
+                for row, one in enumerate(transactions)
             ]
         # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
         logger.exception("Model version %s could not score", champion.version)

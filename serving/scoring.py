@@ -22,8 +22,7 @@ from fraud_pipelines.errors import (
     OnlineStateTooShort,
     OnlineStoreUnavailable,
 )
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import ScoredTransaction
+from fraud_pipelines.features.online import Context, ScoredTransaction
 from fraud_pipelines.features.spec import FeatureSpec, load_spec
 from fraud_pipelines.ledger import Ledger
 from fraud_pipelines.ledger.records import utc_now
@@ -181,7 +180,7 @@ class Scorer:
             with self._store_patience.asking(), stage("state"):
                 _, state = self._stores(loaded)
                 self._record_the_unrecorded(state)
-                view = state.read(group.fresh)
+                view = state.read(group.columns)
                 self._compare_with_ledger(view)
         except OnlineStateTooShort as error:
             # The windows of this model's features have grown; counting what is there would be a wrong number.
@@ -229,9 +228,9 @@ class Scorer:
                     break
             if not group.fresh:
                 return
-            cards, merchants = state.include(group.fresh)
+            context = state.include(group.columns)
             if cause is None and loaded.champion is not None:
-                verdicts = self._judge(group, loaded.champion, cards, merchants, view.as_of_us)
+                verdicts = self._judge(group, loaded.champion, context, view.as_of_us)
             else:
                 verdicts = [fallback(cause or NO_CHAMPION, self._validity.decision)] * len(group.fresh)
             entries = self._entries(group, loaded, verdicts, view.as_of_us)
@@ -253,24 +252,19 @@ class Scorer:
 
     def _look_again(self, group: Group, state: RecentState) -> View:
         included = group.fresh
-        view = state.read(included)
+        view = state.read(group.columns)
         self._find_earlier(group, view)
         fresh = {transaction.transaction_id for transaction in group.fresh}
         others = [transaction for transaction in included if transaction.transaction_id not in fresh]
         for transaction in others:
             # Included by the attempt before, but recorded by another process: perhaps of another card or time.
             state.forget(transaction)
-        return state.read(group.fresh) if others and fresh else view
+        return state.read(group.columns) if others and fresh else view
 
     def _judge(
-        self,
-        group: Group,
-        champion: Champion,
-        cards: Sequence[EntityState],
-        merchants: Sequence[EntityState],
-        as_of_us: int | None,
+        self, group: Group, champion: Champion, context: Context, as_of_us: int | None
     ) -> list[Verdict]:
-        rival, rest = self._rival_of(champion), (group.fresh, cards, merchants, as_of_us, self._validity)
+        rival, rest = self._rival_of(champion), (group.fresh, context, as_of_us, self._validity)
         if rival is None:
             group.compared = None
             return judge(champion, *rest)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fraud_pipelines.features.kernel import CAPACITY, SIZE, START, Int64
+from fraud_pipelines.features.kernel import CAPACITY, SIZE, Int64
 
 _SMALLEST = 16
 
@@ -40,8 +40,8 @@ class Blocks:
 
     def take_back(self, owner: int) -> None:
         """The block of an owner that needs it no longer."""
-        start, _, capacity = self.spans[:, owner].tolist()
-        self._free.setdefault(capacity, []).append(start)
+        start, size, capacity = self.spans[:, owner].tolist()
+        self._leave(start, size, capacity)
         self.spans[:, owner] = 0
 
     def size(self, owner: int) -> int:
@@ -51,12 +51,6 @@ class Blocks:
     def is_full(self, owner: int) -> bool:
         """Whether the next row needs `make_room`."""
         return bool(self.spans[SIZE, owner] == self.spans[CAPACITY, owner])
-
-    def lacking(self, owners: Int64) -> list[tuple[int, int]]:
-        """Those owners that need `make_room` for new rows of theirs, one for each time they are named, and how many."""
-        different, counts = np.unique(owners, return_counts=True)
-        is_lacking = self.spans[SIZE, different] + counts > self.spans[CAPACITY, different]
-        return list(zip(different[is_lacking].tolist(), counts[is_lacking].tolist(), strict=True))
 
     def rows(self, owner: int) -> slice:
         """The places of an owner's rows."""
@@ -72,7 +66,9 @@ class Blocks:
         for column in self.columns:
             column[:, target : target + kept] = column[:, start + gone : start + size]
         if target != start:
-            self._free.setdefault(capacity, []).append(start)
+            self._leave(start, size, capacity)
+        else:
+            self._clear(start + kept, start + size)
         self.spans[:, owner] = target, kept, wanted
 
     def open(self, owner: int, row: int) -> int:
@@ -83,15 +79,14 @@ class Blocks:
         self.spans[SIZE, owner] += 1
         return int(start + row)
 
-    def append(self, owners: Int64) -> Int64:
-        """The places of new rows after those of their owners, which have room; rows of one owner in the order given."""
-        order = np.argsort(owners, kind="stable")
-        different, first, counts = np.unique(owners[order], return_index=True, return_counts=True)
-        places = np.empty(len(owners), np.int64)
-        ends = self.spans[START, different] + self.spans[SIZE, different]
-        places[order] = np.arange(len(owners)) + np.repeat(ends - first, counts)
-        self.spans[SIZE, different] += counts
-        return places
+    def _leave(self, start: int, size: int, capacity: int) -> None:
+        self._clear(start, start + size)
+        self._free.setdefault(capacity, []).append(start)
+
+    def _clear(self, start: int, stop: int) -> None:
+        for column in self.columns:
+            if column.dtype.hasobject:  # objects that nobody reads any more must not stay in memory
+                column[:, start:stop] = None
 
     def _take(self, capacity: int) -> int:
         free = self._free.get(capacity)

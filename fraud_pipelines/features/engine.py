@@ -17,8 +17,6 @@ from fraud_pipelines.features.blocks import Blocks
 from fraud_pipelines.features.kernel import Codes, Double, Int64
 from fraud_pipelines.features.spec import OF_CARD, OF_LARGE, OF_ORDINARY, FeatureSpec
 
-NEVER_US = np.iinfo(np.int64).max
-"""First label of a transaction that has none."""
 ATTRIBUTES = {"card": OF_CARD, "merchant": ("card",)}
 """What the rows of `codes` are, by entity."""
 
@@ -189,7 +187,7 @@ class EntityEngine:
         Args:
             owners: the number of each entity in `events` and `labels`, which are those of an EntityStates.
         """
-        numbers, codes, places = events.columns
+        numbers, codes, places = events.columns[:3]
         (arrivals,) = labels.columns
         kernel.compute_held(
             self._plan, self._widths, self._empties, *self._large,

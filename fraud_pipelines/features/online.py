@@ -6,14 +6,14 @@ Computes with the same engine as the DuckDB warehouse. Reads no store and no clo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from fraud_pipelines.features.engine import Asked, EntityEngine, OwnEngine, OwnValues
-from fraud_pipelines.features.entity_state import EntityState, codes_of_asked, degrees
+from fraud_pipelines.features.entity_state import Entities, EventColumns, degrees, whole
 from fraud_pipelines.features.kernel import Double, Int64
 from fraud_pipelines.features.spec import FeatureSpec
 
@@ -85,6 +85,77 @@ class History:
     merchant: EntityHistory[MerchantEvent] = field(default_factory=EntityHistory)
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionColumns:
+    """The values of some transactions, column by column: numbers as arrays, NaN is null, and texts as they are."""
+
+    ids: Sequence[str]
+    time_us: Int64
+    card_ids: Sequence[str]
+    merchant_ids: Sequence[str]
+    amount_minor: Int64
+    channels: Sequence[str | None]
+    countries: Sequence[str | None]
+    device_ids: Sequence[str | None]
+    categories: Sequence[str | None]
+    home: Double
+    place: Double
+
+    @classmethod
+    def of(cls, transactions: Sequence[ScoredTransaction]) -> TransactionColumns:
+        """Those of at least one transaction."""
+        ids, times, cards, merchants, amounts, *texts_and_degrees = zip(*map(_VALUES, transactions), strict=True)
+        return cls(
+            ids, np.array(times, np.int64), cards, merchants, np.array(amounts, np.int64),
+            *texts_and_degrees[:4],
+            np.stack([*map(degrees, texts_and_degrees[4:6])]),
+            np.stack([*map(degrees, texts_and_degrees[6:])]),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Int64) -> TransactionColumns:
+        """Those of some of the transactions."""
+        columns = (getattr(self, column.name) for column in fields(self))
+        return TransactionColumns(
+            *(column.take(rows, axis=-1) if isinstance(column, np.ndarray) else [column[row] for row in rows]
+              for column in columns)
+        )
+
+    @property
+    def of_cards(self) -> EventColumns:
+        """As their cards know them."""
+        attributes = (self.merchant_ids, self.countries, self.device_ids, self.categories)
+        return EventColumns(self.ids, self.time_us, self.amount_minor, attributes, self.place)
+
+    @property
+    def of_merchants(self) -> EventColumns:
+        """As their merchants know them."""
+        return EventColumns(self.ids, self.time_us, self.amount_minor, (self.card_ids,), self.place[:0])
+
+
+_VALUES = attrgetter(
+    *("transaction_id", "event_time_us", "card_id", "merchant_id", "amount_minor"),
+    *("channel", "country", "device_id", "category"),
+    *("home_latitude", "home_longitude", "merchant_latitude", "merchant_longitude"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Some transactions, and the card and merchant of each as they are held. These may hold the transactions themselves
+    and later ones: what counts is the time."""
+
+    transactions: TransactionColumns
+    cards: Entities
+    merchants: Entities
+
+    def take(self, rows: Int64) -> Context:
+        """Some of the transactions."""
+        return Context(self.transactions.take(rows), self.cards.take(rows), self.merchants.take(rows))
+
+
 class OnlineEngine:
     """Computes the vectors of a spec. Holds no state; safe to share between threads."""
 
@@ -96,36 +167,35 @@ class OnlineEngine:
         position = {name: i for i, name in enumerate(spec.names)}
         self._columns = [np.array([position[f.name] for f in engine.features], np.int64) for engine in engines]
 
-    def matrix(
-        self, transactions: Sequence[ScoredTransaction], cards: Sequence[EntityState], merchants: Sequence[EntityState]
-    ) -> Double:
-        """Features of shape (n, features), columns in the order of the spec; NaN is missing.
-
-        Args:
-            cards, merchants: of each transaction, each from one EntityStates, the same object for the same card or
-                merchant. They may hold the transactions themselves and later ones: what counts is the time.
-        """
+    def matrix(self, context: Context) -> Double:
+        """Features of shape (n, features), columns in the order of the spec; NaN is missing."""
+        transactions = context.transactions
         found = np.empty((len(transactions), len(self.spec.names)))
         found[:, self._columns[0]] = np.array(self._own.compute(_own_values(transactions))).T
-        for engine, columns, states in (
-            (self._card, self._columns[1], cards),
-            (self._merchant, self._columns[2], merchants),
+        for engine, columns, entities, events in (
+            (self._card, self._columns[1], context.cards, transactions.of_cards),
+            (self._merchant, self._columns[2], context.merchants, transactions.of_merchants),
         ):
-            owners, starts, order = _by_entity(transactions, states)
-            asked = _asked(transactions, states, starts, order)
-            held = states[0].states
+            owners, starts, order = _by_entity(entities.owners, events.time_us)
+            held = entities.states
+            asked = _asked(entities, events, starts, order)
             engine.compute_held(owners, held.events, held.labels, asked, found, order, columns)
         return found
 
     def vector(self, transaction: ScoredTransaction, history: History) -> dict[str, float | None]:
         """Every feature of the spec by name, in the order of the spec; None is missing."""
-        card = EntityState.whole("card", history.card.events, history.card.labels)
-        merchant = EntityState.whole("merchant", history.merchant.events, history.merchant.labels)
-        return named(self.matrix([transaction], [card], [merchant])[0], self.spec.names)
+        card = whole("card", history.card.events, history.card.labels)
+        merchant = whole("merchant", history.merchant.events, history.merchant.labels)
+        context = Context(TransactionColumns.of([transaction]), card, merchant)
+        return named(self.matrix(context)[0], self.spec.names)
 
     def warm_up(self) -> None:
-        """Compute one vector, so that everything it needs is compiled."""
-        self.vector(ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR"), History())
+        """Hold one transaction and compute its vector, so that everything that needs is compiled."""
+        transaction = TransactionColumns.of([ScoredTransaction("warm-up", 0, "card", "merchant", 0, "EUR")])
+        card, merchant = whole("card", (), ()), whole("merchant", (), ())
+        card = card.states.add(card.owners, transaction.of_cards)
+        merchant = merchant.states.add(merchant.owners, transaction.of_merchants)
+        self.matrix(Context(transaction, card, merchant))
 
 
 def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:
@@ -135,80 +205,39 @@ def named(vector: Double, names: Sequence[str]) -> dict[str, float | None]:
 
 _ONE = np.array([0, 1])
 _NOWHERE = np.empty(0)
-_NAMES = {
-    "card": (
-        *("event_time_us", "transaction_id", "amount_minor", "merchant_id", "country", "device_id", "category"),
-        *("merchant_latitude", "merchant_longitude"),
-    ),
-    "merchant": ("event_time_us", "transaction_id", "amount_minor", "card_id"),
-}
-card_event, merchant_event = (attrgetter(*_NAMES[entity]) for entity in ("card", "merchant"))
-"""A transaction as its card and its merchant know it: a CardEvent, a MerchantEvent."""
 
 
-def _by_entity(transactions: Sequence[ScoredTransaction], states: Sequence[EntityState]) -> tuple[Int64, Int64, Int64]:
-    """The owner of each entity, where its transactions start in an order by entity and time, and that order."""
-    owner = np.array([state.owner for state in states], np.int64)
-    if len(states) == 1:
-        return owner, _ONE, _ONE[:1]
-    order = np.lexsort((np.array([now.event_time_us for now in transactions], np.int64), owner))
-    owner = owner[order]
-    starts = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1], [True]]))
-    return owner[starts[:-1]], starts, order
+def _by_entity(owners: Int64, times_us: Int64) -> tuple[Int64, Int64, Int64]:
+    """Each owner once, where its transactions start in an order by owner and time, and that order."""
+    if len(owners) == 1:
+        return owners, _ONE, _ONE[:1]
+    order = np.lexsort((times_us, owners))
+    owners = owners[order]
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1], [True]]))
+    return owners[starts[:-1]], starts, order
 
 
-def _asked(
-    transactions: Sequence[ScoredTransaction], states: Sequence[EntityState], starts: Int64, order: Int64
-) -> Asked:
-    is_card = states[0].states.is_card
-    times, _, amounts, *values = zip(*map(card_event if is_card else merchant_event, transactions), strict=True)
-    attributes, places = (values[:-2], values[-2:]) if is_card else (values, [])
-    latitude, longitude = [degrees(column)[order] for column in places] or (_NOWHERE, _NOWHERE)
+def _asked(entities: Entities, events: EventColumns, starts: Int64, order: Int64) -> Asked:
+    codes = entities.codes
+    if codes is None:
+        codes = entities.states.codes(entities.owners, events.attributes)
+    latitude, longitude = [column[order] for column in events.places] or (_NOWHERE, _NOWHERE)
     return Asked(
         starts=starts,
-        time_us=np.array(times, np.int64)[order],
-        amount_minor=np.array(amounts, np.int64)[order],
+        time_us=events.time_us[order],
+        amount_minor=events.amount_minor[order],
         # As every other array: of another memory layout the engine would be compiled anew, at the first such group.
-        codes=codes_of_asked(states, attributes).take(order, axis=1),
+        codes=codes.take(order, axis=1),
         latitude=latitude,
         longitude=longitude,
     )
 
 
-def add_transactions(
-    transactions: Sequence[ScoredTransaction],
-    cards: Sequence[EntityState | None],
-    merchants: Sequence[EntityState | None],
-    *,
-    asked_from_us: int | None = None,
-) -> None:
-    """Let transactions count for later ones of their cards and merchants, where these are held (not None).
-
-    Again changes nothing.
-
-    Args:
-        asked_from_us: see EntityStates.add.
-    """
-    for states, event in ((cards, card_event), (merchants, merchant_event)):
-        held = [state for state in states if state is not None]
-        if held:
-            events = [event(now) for now, state in zip(transactions, states, strict=True) if state is not None]
-            held[0].states.add(held, events, asked_from_us=asked_from_us)
-
-
-def _own_values(transactions: Sequence[ScoredTransaction]) -> OwnValues:
-    times, amounts, channels, *places = zip(*map(_OWN, transactions), strict=True)
-
+def _own_values(transactions: TransactionColumns) -> OwnValues:
     def is_channel(channel: str) -> Double:
-        return np.array([None if own is None else own == channel for own in channels], np.float64)
+        return np.array([None if own is None else own == channel for own in transactions.channels], np.float64)
 
     return OwnValues(
-        np.array(times, np.int64), np.array(amounts, np.int64), is_channel("online"), is_channel("atm"),
-        *map(degrees, places),
+        transactions.time_us, transactions.amount_minor, is_channel("online"), is_channel("atm"),
+        *transactions.home, *transactions.place,
     )  # fmt: skip
-
-
-_OWN = attrgetter(
-    *("event_time_us", "amount_minor", "channel", "home_latitude", "home_longitude"),
-    *("merchant_latitude", "merchant_longitude"),
-)

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from fraud_pipelines.errors import ContractBroken
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import EntityHistory, History, OnlineEngine, ScoredTransaction
+from fraud_pipelines.features.entity_state import whole
+from fraud_pipelines.features.online import (
+    Context,
+    EntityHistory,
+    History,
+    OnlineEngine,
+    ScoredTransaction,
+    TransactionColumns,
+)
 
 Features = Callable[[Sequence[ScoredTransaction]], np.ndarray]
 
@@ -28,13 +35,15 @@ def variant_features(engine: OnlineEngine, transaction: ScoredTransaction, histo
         ContractBroken: raised by the function for a variant of another card or merchant, whose history is not here.
     """
     then = as_it_was(transaction, history)
-    card = EntityState.whole("card", then.card.events, then.card.labels)
-    merchant = EntityState.whole("merchant", then.merchant.events, then.merchant.labels)
+    card = whole("card", then.card.events, then.card.labels)
+    merchant = whole("merchant", then.merchant.events, then.merchant.labels)
 
     def features(variants: Sequence[ScoredTransaction]) -> np.ndarray:
         if any((v.card_id, v.merchant_id) != (transaction.card_id, transaction.merchant_id) for v in variants):
             raise ContractBroken("Variants: expected the card and the merchant of the transaction, found others.")
-        return engine.matrix(variants, [card] * len(variants), [merchant] * len(variants)).astype(np.float32)
+        rows = np.zeros(len(variants), np.int64)
+        context = Context(TransactionColumns.of(variants), card.take(rows), merchant.take(rows))
+        return engine.matrix(context).astype(np.float32)
 
     return features
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from fraud_pipelines.features.engine import NEVER_US
+from fraud_pipelines.features.kernel import NEVER_US
 from fraud_pipelines.features.spec import FeatureSpec
 
 if TYPE_CHECKING:

@@ -7,13 +7,15 @@ only when nobody else touched its card or merchant in between (OnlineStore.appen
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from operator import attrgetter
 
-from fraud_pipelines.features.entity_state import EntityState, EntityStates
-from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transactions
+import numpy as np
+
+from fraud_pipelines.features.entity_state import EntityStates
+from fraud_pipelines.features.kernel import Int64
+from fraud_pipelines.features.online import Context, LabelArrival, ScoredTransaction, TransactionColumns
 from fraud_pipelines.features.spec import FeatureSpec
 from fraud_pipelines.online_store import OnlineStore
 from fraud_pipelines.online_store.following import Change, Entry, Outcome, Position, Wanted
@@ -50,8 +52,8 @@ class RecentState:
             "card": (windows.card_us, windows.card_labels_us),
             "merchant": (windows.merchant_us, windows.merchant_labels_us),
         }
-        self._states: dict[str, EntityStates]
-        self._held: dict[str, OrderedDict[str, EntityState]]
+        self._cards: EntityStates
+        self._merchants: EntityStates
         self._rows: int
         self._position: Position | None
         self.forget_everything()
@@ -61,31 +63,29 @@ class RecentState:
         """Transactions and labels held, about."""
         return self._rows
 
-    def read(self, transactions: Sequence[ScoredTransaction]) -> View:
+    def read(self, transactions: TransactionColumns) -> View:
         """Bring the cards and merchants of these transactions up to date.
 
         Raises:
             OnlineStoreUnavailable, OnlineStateTooShort: see OnlineStore.read; what is held is forgotten.
         """
-        ids = [transaction.transaction_id for transaction in transactions]
         try:
             while True:
-                cards, merchants = self._wanted("card", transactions), self._wanted("merchant", transactions)
-                snapshot = self._store.read(self._position, ids, cards, merchants)
+                cards, merchants = self._wanted(transactions)
+                snapshot = self._store.read(self._position, transactions.ids, cards, merchants)
                 self._follow(snapshot.position, snapshot.is_reset, snapshot.changes)
-                for entity, wanted, found in (
-                    ("card", cards, snapshot.cards),
-                    ("merchant", merchants, snapshot.merchants),
+                for states, wanted, found in (
+                    (self._cards, cards, snapshot.cards),
+                    (self._merchants, merchants, snapshot.merchants),
                 ):
                     for id_, since_us, labels_since_us in wanted:
-                        self._drop(entity, id_)
+                        self._drop(states, id_)
                         history = found[id_]
-                        state = self._states[entity].hold(history.events, history.labels, since_us, labels_since_us)
-                        self._held[entity][id_] = state
-                        self._rows += state.rows
+                        owner = states.hold(id_, history.events, history.labels, since_us, labels_since_us)
+                        self._rows += states.rows_of(owner)
                 if not (snapshot.is_reset or snapshot.changes):
                     break  # what was held is as it was
-                if not (self._wanted("card", transactions) or self._wanted("merchant", transactions)):
+                if not any(self._wanted(transactions)):
                     break
         except BaseException:
             self.forget_everything()
@@ -93,20 +93,22 @@ class RecentState:
         self._make_room(transactions)
         return View(snapshot.decisions, snapshot.stored, snapshot.as_of_us)
 
-    def include(self, transactions: Sequence[ScoredTransaction]) -> tuple[list[EntityState], list[EntityState]]:
-        """Let transactions of the last `read` count for each other; the state of the card and merchant of each."""
-        held_cards, held_merchants = self._held["card"], self._held["merchant"]
-        cards = [held_cards[transaction.card_id] for transaction in transactions]
-        merchants = [held_merchants[transaction.merchant_id] for transaction in transactions]
+    def include(self, transactions: TransactionColumns) -> Context:
+        """Let transactions of the last `read` count for each other."""
+        cards, merchants = self._cards.find(transactions.card_ids), self._merchants.find(transactions.merchant_ids)
         # The features of all of them come next, and one may be far older than another of its card.
-        asked_from_us = min((transaction.event_time_us for transaction in transactions), default=None)
+        asked_from_us = int(transactions.time_us.min())
         try:
-            add_transactions(transactions, cards, merchants, asked_from_us=asked_from_us)
+            context = Context(
+                transactions,
+                self._cards.add(cards, transactions.of_cards, asked_from_us=asked_from_us),
+                self._merchants.add(merchants, transactions.of_merchants, asked_from_us=asked_from_us),
+            )
         except BaseException:  # perhaps in the middle of it
             self.forget_everything()
             raise
         self._rows += 2 * len(transactions)
-        return cards, merchants
+        return context
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Record decided transactions that were included; not recorded, read and decide again.
@@ -129,77 +131,86 @@ class RecentState:
 
     def forget(self, transaction: ScoredTransaction) -> None:
         """Read the card and merchant of a transaction anew when they are next needed."""
-        self._drop("card", transaction.card_id)
-        self._drop("merchant", transaction.merchant_id)
+        self._drop(self._cards, transaction.card_id)
+        self._drop(self._merchants, transaction.merchant_id)
 
     def forget_everything(self) -> None:
         """Start again with nothing."""
         # Not emptied but left to themselves: somebody may still compute with what was held.
-        self._states = {
-            entity: EntityStates(entity, keep_us=max(reach) + LATENESS_US, places=self._most_rows)
+        self._cards, self._merchants = (
+            EntityStates(entity, keep_us=max(reach) + LATENESS_US, places=self._most_rows)
             for entity, reach in self._reach_us.items()
-        }
-        self._held = {"card": OrderedDict(), "merchant": OrderedDict()}
+        )
         self._rows, self._position = 0, None
 
-    def _wanted(self, entity: str, transactions: Sequence[ScoredTransaction]) -> list[Wanted]:
-        """Cards or merchants that are not held, or not from far enough back."""
-        held = self._held[entity]
-        reach_us, labels_reach_us = self._reach_us[entity]
-        wanted: dict[str, Wanted] = {}
-        for transaction in transactions:
-            id_ = transaction.card_id if entity == "card" else transaction.merchant_id
-            since_us = transaction.event_time_us - reach_us
-            labels_since_us = transaction.event_time_us - labels_reach_us
-            state = held.get(id_)
-            if state is not None:
-                held.move_to_end(id_)
-                if state.known_since_us <= since_us and state.labels_known_since_us <= labels_since_us:
-                    continue
-            # An event a little late finds its history, too.
-            since_us, labels_since_us = since_us - LATENESS_US, labels_since_us - LATENESS_US
-            before = wanted.get(id_)
-            if before is not None:
-                since_us, labels_since_us = min(since_us, before[1]), min(labels_since_us, before[2])
-            wanted[id_] = Wanted(id_, since_us, labels_since_us)
-        return list(wanted.values())
+    def _wanted(self, transactions: TransactionColumns) -> tuple[list[Wanted], list[Wanted]]:
+        """Cards and merchants that are not held, or not from far enough back."""
+        return (
+            _wanted(self._cards, transactions.card_ids, transactions.time_us, *self._reach_us["card"]),
+            _wanted(self._merchants, transactions.merchant_ids, transactions.time_us, *self._reach_us["merchant"]),
+        )
 
     def _follow(self, position: Position, is_reset: bool, changes: Sequence[Change]) -> None:
         if is_reset:
             self.forget_everything()
-        held_cards, held_merchants = self._held["card"], self._held["merchant"]
-        transactions = [change for change in changes if isinstance(change, ScoredTransaction)]
-        cards = [held_cards.get(change.card_id) for change in transactions]
-        merchants = [held_merchants.get(change.merchant_id) for change in transactions]
-        add_transactions(transactions, cards, merchants)
-        self._rows += sum(state is not None for state in chain(cards, merchants))
+        new = [change for change in changes if isinstance(change, ScoredTransaction)]
+        for states, whose, events in (
+            (self._cards, attrgetter("card_id"), "of_cards"),
+            (self._merchants, attrgetter("merchant_id"), "of_merchants"),
+        ):
+            held = [transaction for transaction in new if whose(transaction) in states]
+            if held:
+                states.add(states.find(map(whose, held)), getattr(TransactionColumns.of(held), events))
+                self._rows += len(held)
         for change in changes:
             if isinstance(change, LabelArrival):
-                for state in (held_cards.get(change.card_id), held_merchants.get(change.merchant_id)):
-                    if state is not None:
-                        state.states.add_label(
-                            *(state, change.counts_from_us, change.transaction_id, change.is_fraud),
-                            *(change.amount_minor, change.event_time_us),
+                for states, id_ in ((self._cards, change.card_id), (self._merchants, change.merchant_id)):
+                    if id_ in states:
+                        states.add_label(
+                            *(int(states.find([id_])[0]), change.counts_from_us, change.transaction_id),
+                            *(change.is_fraud, change.amount_minor, change.event_time_us),
                         )
                         self._rows += 1
         self._position = position
 
-    def _drop(self, entity: str, id_: str) -> None:
-        state = self._held[entity].pop(id_, None)
-        if state is not None:
-            self._rows -= state.rows
-            self._states[entity].let_go(state)
+    def _drop(self, states: EntityStates, id_: str) -> None:
+        if id_ in states:
+            self._rows -= states.rows_of(int(states.find([id_])[0]))
+            states.let_go(id_)
 
-    def _make_room(self, transactions: Sequence[ScoredTransaction]) -> None:
+    def _make_room(self, transactions: TransactionColumns) -> None:
         """Let go of what was not needed for longest, once there is too much."""
         if self._rows <= self._most_rows:
             return
         # Arrays forget by themselves, too: count anew before letting go.
-        self._rows = sum(state.rows for held in self._held.values() for state in held.values())
-        for entity, needed in (
-            ("merchant", {transaction.merchant_id for transaction in transactions}),
-            ("card", {transaction.card_id for transaction in transactions}),
+        self._rows = self._cards.rows + self._merchants.rows
+        for states, needed in (
+            (self._merchants, set(transactions.merchant_ids)),
+            (self._cards, set(transactions.card_ids)),
         ):
-            held = self._held[entity]
-            while self._rows > self._most_rows * 0.8 and held and next(iter(held)) not in needed:
-                self._drop(entity, next(iter(held)))
+            for id_ in states.least_recently_found():
+                if self._rows <= self._most_rows * 0.8 or id_ in needed:
+                    break
+                self._drop(states, id_)
+
+
+def _wanted(
+    states: EntityStates, ids: Sequence[str], times_us: Int64, reach_us: int, labels_reach_us: int
+) -> list[Wanted]:
+    """Those of some transactions' cards or merchants that are not held, or not from far enough back."""
+    owners = states.find(ids)
+    is_known = (
+        (owners >= 0)
+        & (states.known_since_us[owners] <= times_us - reach_us)
+        & (states.labels_known_since_us[owners] <= times_us - labels_reach_us)
+    )
+    wanted: dict[str, Wanted] = {}
+    for row in np.flatnonzero(~is_known).tolist():
+        # An event a little late finds its history, too.
+        since_us = int(times_us[row]) - reach_us - LATENESS_US
+        labels_since_us = int(times_us[row]) - labels_reach_us - LATENESS_US
+        before = wanted.get(ids[row])
+        if before is not None:
+            since_us, labels_since_us = min(since_us, before[1]), min(labels_since_us, before[2])
+        wanted[ids[row]] = Wanted(ids[row], since_us, labels_since_us)
+    return list(wanted.values())

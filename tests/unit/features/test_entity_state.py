@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_pipelines.features.engine import NEVER_US
+from fraud_pipelines.features.kernel import NEVER_US
 from fraud_pipelines.features.entity_state import EntityState, EntityStates
 from fraud_pipelines.features.kernel import AMOUNT, FIRST_LABEL, IS_FRAUD, TIME
 
