@@ -10,11 +10,12 @@ base64 of doubles would.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -31,12 +32,9 @@ IDENTITY = ("event_time_us", "card_id", "merchant_id", "amount_minor", "currency
 # How the record of a decision begins.
 DECISION_RECORD = b'{"kind":"decision","answer":'
 _FEEDBACK = ("feedback_id", "transaction_id", "verdict", "actor", "known_at", "note")
-_FIELDS = fields(ScoredTransaction)
-_NO_REQUEST = dict.fromkeys(field.name for field in _FIELDS)
-_REQUIRED = tuple(field.name for field in _FIELDS if field.default is MISSING)
-_OPTIONAL = tuple(field.name for field in _FIELDS if field.default is None)
-_NONE_OF_THEM = (None,) * len(_OPTIONAL)
-_REQUIRED_OF, _OPTIONAL_OF, _IDENTITY_OF = attrgetter(*_REQUIRED), attrgetter(*_OPTIONAL), attrgetter(*IDENTITY)
+_NO_REQUEST = dict.fromkeys(field.name for field in fields(ScoredTransaction))
+_ENCODER = msgspec.json.Encoder()
+_values_of, _identity_of = attrgetter(*_NO_REQUEST), attrgetter(*IDENTITY)
 
 
 class Verdict(NamedTuple):
@@ -80,29 +78,67 @@ class Answer(NamedTuple):
     outcome: Outcome
 
 
+class _Request(msgspec.Struct, gc=False, omit_defaults=True):
+    """What was asked, without what it does not have: the fields of ScoredTransaction in their order."""
+
+    transaction_id: str
+    event_time_us: int
+    card_id: str
+    merchant_id: str
+    amount_minor: int
+    currency: str
+    customer_id: str | None = None
+    category: str | None = None
+    channel: str | None = None
+    country: str | None = None
+    device_id: str | None = None
+    home_latitude: float | None = None
+    home_longitude: float | None = None
+    merchant_latitude: float | None = None
+    merchant_longitude: float | None = None
+
+
+class _Told(msgspec.Struct, gc=False):
+    """What is answered, all but the time it took."""
+
+    transaction_id: str
+    decision: str
+    fraud_probability: float | None
+    anomaly_score: float | None
+    confidence: msgspec.Raw | None
+    reasons: Sequence[Mapping[str, Any]]
+    thresholds: msgspec.Raw
+    model: msgspec.Raw
+    feature_spec_hash: msgspec.Raw
+    state_as_of: msgspec.Raw
+    feature_age_seconds: float | None
+    decided_at: msgspec.Raw
+    fallback: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
     """What every answer of one model repeats, as JSON that is made once."""
 
     version: str
-    thresholds_and_model: bytes
-    spec_hash: bytes
+    thresholds: msgspec.Raw
+    model: msgspec.Raw
+    spec_hash: msgspec.Raw
     lowest: tuple[float, ...]
-    bands: tuple[orjson.Fragment, ...]
+    bands: tuple[msgspec.Raw, ...]
 
     @classmethod
     def of(cls, name: str, version: str, digest: str, bundle: Bundle) -> "ModelFacts":
-        thresholds = {"review": bundle.thresholds.review, "block": bundle.thresholds.block}
-        model = {"name": name, "version": version, "bundle_digest": digest}
         return cls(
             version=version,
-            thresholds_and_model=b'"thresholds":%b,"model":%b' % (orjson.dumps(thresholds), orjson.dumps(model)),
-            spec_hash=orjson.dumps(bundle.spec_hash),
+            thresholds=_raw({"review": bundle.thresholds.review, "block": bundle.thresholds.block}),
+            model=_raw({"name": name, "version": version, "bundle_digest": digest}),
+            spec_hash=_raw(bundle.spec_hash),
             lowest=tuple(band.low for band in bundle.bands),
-            bands=tuple(orjson.Fragment(orjson.dumps(_described(band))) for band in bundle.bands),
+            bands=tuple(_raw(_described(band)) for band in bundle.bands),
         )
 
-    def confidence(self, probability: float) -> orjson.Fragment | None:
+    def confidence(self, probability: float) -> msgspec.Raw | None:
         """The band of a probability; None where the model has none."""
         return self.bands[bisect_right(self.lowest, probability) - 1] if self.bands else None
 
@@ -121,65 +157,79 @@ def answers_of(
         as_of_us: when the online store was last filled from the warehouse.
         decided_at: UTC.
     """
-    state_as_of = None if as_of_us is None else from_us(as_of_us).replace(tzinfo=UTC)
-    # Most of an answer's bytes are the same for all that one model decided on, or one cause: all but its beginning and
-    # the age of the features.
-    repeated: dict[tuple[ModelFacts | None, str | None], tuple[bytes, bytes]] = {}
-    outcomes: dict[tuple[str, ModelFacts | None, str | None], Outcome] = {}
-    answers = []
+    state_as_of = _raw(None if as_of_us is None else from_us(as_of_us).replace(tzinfo=UTC))
+    moment = _raw(decided_at)
+    told: list[_Told] = []
+    outcomes: list[Outcome] = []
+    # Of each model, and of each cause why none decides, the same for every answer.
+    repeated: dict[tuple[ModelFacts | None, str | None, str], tuple[ModelFacts | None, msgspec.Raw, Outcome]] = {}
     for transaction, verdict in zip(transactions, verdicts, strict=True):
-        model, cause, probability = verdict.model or facts, verdict.fallback, verdict.probability
-        around_age = repeated.get((model, cause))
-        if around_age is None:
-            around_age = repeated[model, cause] = _repeated(model, cause, state_as_of, decided_at)
-        begun = orjson.dumps(
-            {
-                "transaction_id": transaction.transaction_id,
-                "decision": verdict.decision,
-                "fraud_probability": probability,
-                "anomaly_score": verdict.anomaly_score,
-                "confidence": model.confidence(probability)
-                if model and cause is None and probability is not None
-                else None,
-                "reasons": verdict.reasons,
-            }
+        decision, probability, anomaly_score, reasons, _, cause, model = verdict
+        model = model or facts
+        found = repeated.get((model, cause, decision))
+        if found is None:
+            decides = model if cause is None else None
+            outcome = Outcome(decision, decides.version if decides else "none")
+            found = repeated[model, cause, decision] = decides, model.spec_hash if model else _NULL, outcome
+        decides, spec_hash, outcome = found
+        told.append(
+            _Told(
+                transaction.transaction_id,
+                decision,
+                probability,
+                anomaly_score,
+                decides.confidence(probability) if decides and probability is not None else None,
+                reasons,
+                decides.thresholds if decides else _NULL,
+                decides.model if decides else _NULL,
+                spec_hash,
+                state_as_of,
+                None if as_of_us is None else _age(transaction.event_time_us - as_of_us),
+                moment,
+                cause,
+            )
         )
-        age = b"null" if as_of_us is None else _age(transaction.event_time_us - as_of_us)
-        outcome = outcomes.get((verdict.decision, model, cause))
-        if outcome is None:
-            version = model.version if model and cause is None else None
-            outcome = outcomes[verdict.decision, model, cause] = Outcome(verdict.decision, version or "none")
-        answers.append(Answer(b"%b%b%b%b" % (begun[:-1], around_age[0], age, around_age[1]), outcome))
-    return answers
+        outcomes.append(outcome)
+    return list(map(Answer, _lines(told), outcomes))
 
 
-def _repeated(
-    model: ModelFacts | None, cause: str | None, state_as_of: datetime | None, decided_at: datetime
-) -> tuple[bytes, bytes]:
-    """What stands in an answer between its reasons and the age of the features, and behind that."""
-    before_age = b',%b,"feature_spec_hash":%b,"state_as_of":%b,"feature_age_seconds":' % (
-        model.thresholds_and_model if model and cause is None else b'"thresholds":null,"model":null',
-        model.spec_hash if model else b"null",
-        orjson.dumps(state_as_of, option=orjson.OPT_UTC_Z),
-    )
-    moment = orjson.dumps(decided_at, option=orjson.OPT_UTC_Z)
-    return before_age, b',"decided_at":%b,"fallback":%b}' % (moment, orjson.dumps(cause))
+def records_of(
+    transactions: Sequence[ScoredTransaction], answers: Sequence[Answer], features: Sequence[np.ndarray | None]
+) -> list[bytes]:
+    """The records of decisions, from their answers and the feature values they were made from."""
+    requests = _lines([_Request(*_values_of(transaction)) for transaction in transactions])
+    served = iter(_vectors([vector for vector in features if vector is not None]))
+    return [
+        b'%b%b,"request":%b,"features":%b}'
+        % (DECISION_RECORD, answer.content, request, b"null" if vector is None else next(served))
+        for answer, request, vector in zip(answers, requests, features, strict=True)
+    ]
 
 
-def _age(age_us: int) -> bytes:
-    """The age of features in seconds, as JSON; of a transaction from before they were brought up to date it is 0."""
-    # Of 64 bits of microseconds: where numbers are that small, Python writes them as JSON does, without exponent.
-    return b"%r" % round(age_us / 1e6, 3) if age_us > 0 else b"0.0"
+def _vectors(vectors: Sequence[np.ndarray]) -> list[bytes]:
+    """Each vector as JSON, in one call for all: they hold numbers alone, so what ends one stands nowhere inside."""
+    if not vectors:
+        return []
+    first, *others, _ = orjson.dumps(np.array(vectors), option=orjson.OPT_SERIALIZE_NUMPY)[1:].split(b"]")[:-1]
+    return [b"%b]" % first, *(b"%b]" % other[1:] for other in others)]
 
 
-def record_of(transaction: ScoredTransaction, answer: bytes, features: np.ndarray | None) -> bytes:
-    """The record of a decision, from its answer."""
-    request = dict(zip(_REQUIRED, _REQUIRED_OF(transaction), strict=True))
-    optional = _OPTIONAL_OF(transaction)
-    if optional != _NONE_OF_THEM:
-        request |= {name: value for name, value in zip(_OPTIONAL, optional, strict=True) if value is not None}
-    vector = b"null" if features is None else orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%b%b,"request":%b,"features":%b}' % (DECISION_RECORD, answer, orjson.dumps(request), vector)
+def _lines(values: Sequence[object]) -> list[bytes]:
+    """Each value as JSON, in one call for all: what separates them, a line break, is escaped inside of them."""
+    return _ENCODER.encode_lines(values).split(b"\n")[:-1]
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(_ENCODER.encode(value))
+
+
+def _age(age_us: int) -> float:
+    """The age of features in seconds, to the millisecond; of a transaction from before they were brought up to date it
+    is 0."""
+    return (age_us + 500) // 1000 / 1000 if age_us > 0 else 0.0
+
+
+_NULL = _raw(None)
 
 
 def is_decision(record: bytes) -> bool:
@@ -223,7 +273,7 @@ def shadow_of(record: bytes) -> ShadowDecision:
 
 def is_same(one: ScoredTransaction, other: ScoredTransaction) -> bool:
     """Whether two requests with one transaction_id are the same one."""
-    return _IDENTITY_OF(one) == _IDENTITY_OF(other)
+    return _identity_of(one) == _identity_of(other)
 
 
 def took(seconds: float) -> bytes:
@@ -252,19 +302,19 @@ class StoredDecision:
 
     def is_of(self, transaction: ScoredTransaction) -> bool:
         """Whether it is a decision on this very transaction."""
-        return tuple(self.request.get(name) for name in IDENTITY) == _IDENTITY_OF(transaction)
+        return tuple(self.request.get(name) for name in IDENTITY) == _identity_of(transaction)
 
     @property
     def as_answer(self) -> Answer:
         """The answer as it was given, all but the time it took."""
         model = self.answer.get("model") or {}
-        return Answer(orjson.dumps(self.answer), Outcome(self.answer["decision"], model.get("version") or "none"))
+        return Answer(_ENCODER.encode(self.answer), Outcome(self.answer["decision"], model.get("version") or "none"))
 
     @property
     def record(self) -> bytes:
         """The record it was read from."""
         features = None if self.features is None else np.array(self.features, np.float64)
-        return record_of(self.transaction, self.as_answer.content, features)
+        return records_of([self.transaction], [self.as_answer], [features])[0]
 
     @property
     def transaction(self) -> ScoredTransaction:

@@ -1,6 +1,6 @@
 """Transactions that are decided together, and what their callers are told."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fraud_pipelines.errors import JournalFull, JournalUnavailable
@@ -40,10 +40,9 @@ class Group:
     @classmethod
     def of(cls, asked: Sequence[ScoredTransaction]) -> "Group":
         """One of which nothing is known yet."""
-        first: dict[str, ScoredTransaction] = {}
-        for transaction in asked:
-            first.setdefault(transaction.transaction_id, transaction)
-        return cls(asked, list(first.values()), first)
+        # Of one identifier the first of them is set last.
+        first = {transaction.transaction_id: transaction for transaction in reversed(asked)}
+        return cls(asked, [t for t in asked if first[t.transaction_id] is t], first)
 
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
@@ -73,6 +72,23 @@ class Group:
             return earlier.as_answer if earlier.is_of(transaction) else _reused()
         first = self.first[id_]
         return self.answers[id_] if first is transaction or is_same(first, transaction) else _reused()
+
+
+class Latest:
+    """The latest of some identifiers, `most` of them or twice as many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ids, self._before = set[str](), set[str]()
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Take in more."""
+        self._ids.update(ids)
+        if len(self._ids) > self._most:
+            self._ids, self._before = set(), self._ids
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._ids or id_ in self._before
 
 
 def not_durable(error: JournalFull | JournalUnavailable) -> Problem:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import repeat
 
 import numpy as np
 
@@ -51,15 +52,28 @@ def judge(
             # Doubles are rounded once, as in vector.to_matrix: the same row has the same bits on every route.
             inputs = features.astype(np.float32)
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
-        # What is no number would compare as an approval; _verdict refuses it.
+        # What is no number would compare as an approval; it is refused below.
         decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
-        anomalies = [None] * len(transactions) if anomaly_scores is None else anomaly_scores.tolist()
-        newest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
-        rows = zip(transactions, features, decisions.tolist(), probabilities.tolist(), anomalies, strict=True)
-        return [
-            _verdict(champion, validity, newest_us, transaction, vector, inputs, row, decision, probability, anomaly)
-            for row, (transaction, vector, decision, probability, anomaly) in enumerate(rows)
-        ]
+        anomalies = repeat(None) if anomaly_scores is None else anomaly_scores.tolist()
+        verdicts = list(map(Verdict, decisions, probabilities.tolist(), anomalies, repeat(()), features))
+        is_sound = (probabilities >= 0) & (probabilities <= 1)
+        for row in np.flatnonzero(~is_sound).tolist():
+            logger.error("Model version %s: %s is no probability", champion.version, probabilities[row])
+            verdicts[row] = fallback(MODEL_FAILED, validity.decision, features[row])
+        if as_of_us is not None:
+            newest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
+            is_late = context.transactions.time_us > newest_us
+            for row in np.flatnonzero(is_sound & is_late).tolist():
+                verdicts[row] = fallback(FEATURES_TOO_OLD, validity.decision, features[row])
+            is_sound &= ~is_late
+        # An approval owes nobody an explanation.
+        rows = np.flatnonzero(is_sound & (decisions != APPROVE))
+        if len(rows):
+            with stage("reasons"):
+                values = [named(features[row], champion.bundle.feature_names) for row in rows]
+                for row, reasons in zip(rows.tolist(), champion.bundle.reasons(inputs[rows], values), strict=True):
+                    verdicts[row] = verdicts[row]._replace(reasons=reasons)
+        return verdicts
     except Exception:
         if len(transactions) > 1:  # one that cannot be scored must not take the others with it
             return [
@@ -69,31 +83,6 @@ def judge(
         # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
         logger.exception("Model version %s could not score", champion.version)
         return [fallback(MODEL_FAILED, validity.decision, None if features is None else features[0])]
-
-
-def _verdict(
-    champion: Champion,
-    validity: Validity,
-    newest_us: int | None,
-    transaction: ScoredTransaction,
-    features: np.ndarray,
-    inputs: np.ndarray,
-    row: int,
-    decision: str,
-    probability: float,
-    anomaly_score: float | None,
-) -> Verdict:
-    """What becomes of one row of `inputs`; a payment after `newest_us` is too late for its features."""
-    if not 0 <= probability <= 1:
-        logger.error("Model version %s: %s is no probability", champion.version, probability)
-        return fallback(MODEL_FAILED, validity.decision, features)
-    if newest_us is not None and transaction.event_time_us > newest_us:
-        return fallback(FEATURES_TOO_OLD, validity.decision, features)
-    if decision == APPROVE:  # an approval owes nobody an explanation
-        return Verdict(decision, probability, anomaly_score, (), features)
-    with stage("reasons"):
-        reasons = champion.bundle.reasons(inputs[row : row + 1], named(features, champion.bundle.feature_names))
-    return Verdict(decision, probability, anomaly_score, reasons, features)
 
 
 class stage:  # noqa: N801  # reads as what it is: with stage("model")

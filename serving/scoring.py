@@ -10,7 +10,7 @@ reach the ledger (forwarding.py). What cannot be known leads to the fallback wit
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -32,12 +32,12 @@ from fraud_pipelines.online_store.recent_state import RecentState, View
 from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.raw.currencies import MINOR_DIGITS
 from fraud_pipelines.reasons import MODEL_EXPIRED, NO_CHAMPION, ONLINE_STATE_TOO_SHORT, ONLINE_STORE_UNAVAILABLE
-from serving.answers import Answer, ModelFacts, StoredDecision, Verdict, answers_of, fallback, record_of
+from serving.answers import Answer, ModelFacts, StoredDecision, Verdict, answers_of, fallback, records_of
 from serving.challenge import Rival, judge_with_canary
 from serving.champion import Champion, Loaded
-from serving.groups import Group, not_durable
+from serving.groups import Group, Latest, not_durable
 from serving.judging import Validity, judge, stage
-from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all
+from serving.metrics import Missing, amount_of, fallback_of, metrics, observe_all, observe_sum
 from serving.patience import Patience
 from serving.problems import Problem
 from serving.shadow import Compared
@@ -103,7 +103,7 @@ class Scorer:
         self._store_patience, self._ledger_patience = Patience("Online store", clock), Patience("Ledger", clock)
         self._facts: tuple[Champion, ModelFacts] | None = None
         self._unrecorded = unrecorded or Unrecorded()
-        self._journaled: OrderedDict[str, None] = OrderedDict()
+        self._journaled = Latest(_JOURNALED_KEPT)
         self._ask_ledger_until, self._is_store_compared = clock() + ASK_LEDGER_SECONDS, False
         self.missing = Missing()
 
@@ -199,10 +199,8 @@ class Scorer:
     def _became_durable(self, group: Group) -> None:
         if group.compared is not None:
             self._offer(group.compared, group.answers)
-        for id_ in (*group.answers, *group.earlier):
-            self._journaled[id_] = None
-        while len(self._journaled) > _JOURNALED_KEPT:
-            self._journaled.popitem(last=False)
+        self._journaled.add(group.answers)
+        self._journaled.add(group.earlier)
 
     def _decide_unseen(self, group: Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
         """The fallback, where no history can be had. A `state` that is too short to be read takes what is decided."""
@@ -261,9 +259,7 @@ class Scorer:
             state.forget(transaction)
         return state.read(group.columns) if others and fresh else view
 
-    def _judge(
-        self, group: Group, champion: Champion, context: Context, as_of_us: int | None
-    ) -> list[Verdict]:
+    def _judge(self, group: Group, champion: Champion, context: Context, as_of_us: int | None) -> list[Verdict]:
         rival, rest = self._rival_of(champion), (group.fresh, context, as_of_us, self._validity)
         if rival is None:
             group.compared = None
@@ -323,24 +319,23 @@ class Scorer:
         ids = [transaction.transaction_id for transaction in group.fresh]
         group.answers.update(zip(ids, answers, strict=True))
         group.verdicts.update(zip(ids, zip(group.fresh, verdicts, strict=True), strict=True))
-        return [
-            Entry(transaction, record_of(transaction, answer.content, verdict.features))
-            for transaction, verdict, answer in zip(group.fresh, verdicts, answers, strict=True)
-        ]
+        records = records_of(group.fresh, answers, [verdict.features for verdict in verdicts])
+        return list(map(Entry, group.fresh, records))
 
     def _count(self, group: Group, loaded: Loaded, as_of_us: int | None) -> None:
         if not group.verdicts:
             return
         decided = group.verdicts.values()
-        amounts: dict[tuple[str, str], list[float]] = defaultdict(list)
+        amounts: dict[tuple[str, str], list[int]] = defaultdict(list)
         for transaction, verdict in decided:
-            amounts[verdict.decision, transaction.currency].append(transaction.amount_minor / _MINOR_IN_UNIT)
-        for (decision, currency), values in amounts.items():
-            observe_all(amount_of(decision, currency), values)
-        for cause, count in Counter(verdict.fallback for _, verdict in decided if verdict.fallback).items():
-            fallback_of(cause).inc(count)
-        probabilities = [v.probability for _, v in decided if v.probability is not None and v.fallback is None]
-        observe_all(metrics().score, probabilities)
+            amounts[verdict.decision, transaction.currency].append(transaction.amount_minor)
+        for (decision, currency), minor in amounts.items():
+            observe_sum(amount_of(decision, currency), len(minor), sum(minor) / _MINOR_IN_UNIT)
+        by_model = [verdict for _, verdict in decided if verdict.fallback is None]
+        if len(by_model) < len(decided):
+            for cause, count in Counter(verdict.fallback for _, verdict in decided if verdict.fallback).items():
+                fallback_of(cause).inc(count)
+        observe_all(metrics().score, [verdict.probability for verdict in by_model])
         vectors = [verdict.features for _, verdict in decided if verdict.features is not None]
         if vectors and loaded.champion:
             self.missing.add(loaded.champion.bundle.feature_names, vectors)

@@ -12,7 +12,6 @@ from itertools import chain, count, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fraud_pipelines.features import kernel
 from fraud_pipelines.features.blocks import Blocks
@@ -193,9 +192,7 @@ class EntityStates:
         values = [self._values[owner] for owner in owners.tolist()]
         new_codes = np.empty((self._attributes, len(owners)), np.int32)
         for line, column in zip(new_codes, events.attributes, strict=True):
-            line[:] = (
-                -1 if _is_null(column) else [own[value] for own, value in zip(values, column, strict=True)]
-            )
+            line[:] = -1 if _is_null(column) else [own[value] for own, value in zip(values, column, strict=True)]
         numbers, codes, places, ids = self.events.columns
         at, has_label = kernel.append(
             *(owners, events.time_us, events.amount_minor, new_codes, events.places),

@@ -119,8 +119,10 @@ class TransactionColumns:
         """Those of some of the transactions."""
         columns = (getattr(self, column.name) for column in fields(self))
         return TransactionColumns(
-            *(column.take(rows, axis=-1) if isinstance(column, np.ndarray) else [column[row] for row in rows]
-              for column in columns)
+            *(
+                column.take(rows, axis=-1) if isinstance(column, np.ndarray) else [column[row] for row in rows]
+                for column in columns
+            )
         )
 
     @property

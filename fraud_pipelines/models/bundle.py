@@ -22,7 +22,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -136,25 +136,34 @@ class Bundle:
         """
         return self.model.contributions(matrix)
 
-    def reasons(self, row: np.ndarray, values: Mapping[str, float | None]) -> list[dict[str, Any]]:
-        """What pushed one score up most, as `explanation.top_reasons`.
+    def reasons(self, matrix: np.ndarray, values: Sequence[Mapping[str, float | None]]) -> list[list[dict[str, Any]]]:
+        """What pushed each of some scores up most, as `explanation.top_reasons`.
+
+        Args:
+            matrix: shape (n, f); values: the features of each row by name.
+        """
+        from fraud_pipelines.models.explanation import top_reasons
+
+        rows = zip(self.contributions(matrix), self._input_values(matrix, values), strict=True)
+        return [top_reasons(contributions, own, self.spec) for contributions, own in rows]
+
+    def full_reasons(self, row: np.ndarray, values: Mapping[str, float | None]) -> "FullReasons":
+        """One score taken apart, as `explanation.full_reasons`.
 
         Args:
             row: shape (1, f); values: its features by name.
         """
-        from fraud_pipelines.models.explanation import top_reasons
-
-        return top_reasons(self.contributions(row)[0], self._input_values(row, values), self.spec)
-
-    def full_reasons(self, row: np.ndarray, values: Mapping[str, float | None]) -> "FullReasons":
-        """One score taken apart, as `explanation.full_reasons`; arguments as of `reasons`."""
         from fraud_pipelines.models.explanation import full_reasons
 
-        return full_reasons(self.contributions(row)[0], self._input_values(row, values), self.spec)
+        return full_reasons(self.contributions(row)[0], self._input_values(row, [values])[0], self.spec)
 
-    def _input_values(self, row: np.ndarray, values: Mapping[str, float | None]) -> dict[str, float | None]:
-        score = self.model.anomaly_score(row)
-        return {**values, **({} if score is None else {ANOMALY_SCORE: float(score[0])})}
+    def _input_values(
+        self, matrix: np.ndarray, values: Sequence[Mapping[str, float | None]]
+    ) -> list[dict[str, float | None]]:
+        scores = self.model.anomaly_score(matrix)
+        if scores is None:
+            return [dict(own) for own in values]
+        return [{**own, ANOMALY_SCORE: score} for own, score in zip(values, scores.tolist(), strict=True)]
 
     def importance(self) -> dict[str, float]:
         """Share of the mean absolute SHAP value per input on the reference sample, largest first."""

@@ -1,6 +1,6 @@
 """Why a score is what it is: exact SHAP values, over a sample and for one transaction in plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ def top_reasons(
         SpecInvalid: an anomaly score pushed, and the spec is of before there was a catalogue.
     """
     inputs = _inputs(contributions_row, spec)
-    pushed = reason_contributions(contributions_row, spec)
+    pushed = _by_reason(inputs, spec)
     reasons = []
     for code in sorted(pushed, key=lambda code: -pushed[code])[:k]:
         if pushed[code] > 0:
@@ -185,11 +185,12 @@ def full_reasons(contributions_row: np.ndarray, values: Mapping[str, float | Non
         SpecInvalid: there is an anomaly score, and the spec is of before there was a catalogue.
     """
     behind: dict[str, list[InputContribution]] = {}
-    for name, code, push in _inputs(contributions_row, spec):
+    all_inputs = _inputs(contributions_row, spec)
+    for name, code, push in all_inputs:
         meaning = spec.reason(code).meaning if name == ANOMALY_SCORE else spec.feature(name).meaning
         behind.setdefault(code, []).append(InputContribution(name, values.get(name), push, meaning))
     reasons = []
-    for code, contribution in reason_contributions(contributions_row, spec).items():
+    for code, contribution in _by_reason(all_inputs, spec).items():
         if code in behind:
             inputs = sorted(behind[code], key=lambda entry: -entry.contribution)
             said = spec.reason(code)
@@ -210,8 +211,12 @@ def reason_contributions(contributions_row: np.ndarray, spec: FeatureSpec) -> di
     Raises:
         ContractBroken: the row has another shape.
     """
+    return _by_reason(_inputs(contributions_row, spec), spec)
+
+
+def _by_reason(inputs: Sequence[tuple[str, str, float]], spec: FeatureSpec) -> dict[str, float]:
     sums = {reason.code: 0.0 for reason in spec.reasons}
-    for _, code, push in _inputs(contributions_row, spec):
+    for _, code, push in inputs:
         sums[code] = sums.get(code, 0.0) + push
     return sums
 
@@ -227,4 +232,4 @@ def _inputs(contributions_row: np.ndarray, spec: FeatureSpec) -> list[tuple[str,
     named = [(feature.name, feature.reason) for feature in spec.features]
     if len(row) == count + 2:
         named.append((ANOMALY_SCORE, UNUSUAL_COMBINATION))
-    return [(name, code, float(push)) for (name, code), push in zip(named, row[:-1], strict=True)]
+    return [(name, code, push) for (name, code), push in zip(named, row[:-1].tolist(), strict=True)]

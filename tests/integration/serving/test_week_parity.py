@@ -20,8 +20,8 @@ import pytest
 
 from fraud_pipelines import tables
 from fraud_pipelines.features import online
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import LabelArrival, ScoredTransaction, add_transactions
+from fraud_pipelines.features.entity_state import Entities
+from fraud_pipelines.features.online import Context, LabelArrival, ScoredTransaction, TransactionColumns
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.ledger import Decision, open_ledger
 from fraud_pipelines.models.bento import BuiltBento
@@ -269,15 +269,15 @@ def test_a_payment_recorded_after_later_ones_is_caught(world: World, day, served
 class TiesCount(RecentState):
     """Lets a payment count from its own moment on, instead of after it; only not for itself."""
 
-    def include(self, transactions: Sequence[ScoredTransaction]) -> tuple[list[EntityState], list[EntityState]]:
-        cards, merchants = self._held["card"], self._held["merchant"]
-        return [cards[t.card_id] for t in transactions], [merchants[t.merchant_id] for t in transactions]
+    def include(self, transactions: TransactionColumns) -> Context:
+        cards, merchants = self._cards.find(transactions.card_ids), self._merchants.find(transactions.merchant_ids)
+        return Context(transactions, Entities(self._cards, cards), Entities(self._merchants, merchants))
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         outcome = super().append(entries)
-        for t, _ in entries:
-            earlier = replace(t, event_time_us=t.event_time_us - 1)
-            add_transactions([earlier], [self._held["card"][t.card_id]], [self._held["merchant"][t.merchant_id]])
+        super().include(
+            TransactionColumns.of([replace(t, event_time_us=t.event_time_us - 1) for t, _ in entries])
+        )
         return outcome
 
 

@@ -1,13 +1,23 @@
 """The online engine on single vectors; every measure's own numbers are in test_measures.py."""
 
 import math
+from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from fraud_pipelines.features import kernel
-from fraud_pipelines.features.entity_state import EntityState
-from fraud_pipelines.features.online import EntityHistory, History, LabelArrival, OnlineEngine, ScoredTransaction
+from fraud_pipelines.features.entity_state import whole
+from fraud_pipelines.features.online import (
+    Context,
+    EntityHistory,
+    History,
+    LabelArrival,
+    OnlineEngine,
+    ScoredTransaction,
+    TransactionColumns,
+)
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.online_store.state import to_us
 
@@ -91,8 +101,18 @@ def test_a_label_counts_a_microsecond_after_its_transaction_at_the_earliest():
 
 def test_a_group_needs_no_other_machine_code_than_one_transaction():
     """What a Bento brings, or a start compiles ahead, is made of one; a group must not wait seconds for more."""
-    ENGINE.vector(transaction(), History())
-    of_one = list(kernel.compute_held.signatures)
-    group = [transaction(SATURDAY - number) for number in range(3)]
-    ENGINE.matrix(group, [EntityState.whole("card", [], [])] * 3, [EntityState.whole("merchant", [], [])] * 3)
-    assert kernel.compute_held.signatures == of_one
+    functions = (kernel.lacks_room, kernel.append, kernel.compute_held)
+    ENGINE.warm_up()
+    of_one = [list(function.signatures) for function in functions]
+    group = [
+        replace(transaction(SATURDAY - number), transaction_id=f"{number}", **given)
+        for number, given in enumerate(({}, {"home_latitude": 1.0, "channel": "online"}, {"country": "DE"}) * 8)
+    ]
+    columns = TransactionColumns.of(group)
+    entities = [whole("card", (), ()).take(np.zeros(24, int)), whole("merchant", (), ()).take(np.zeros(24, int))]
+    for chosen in (columns, columns.take(np.arange(5, 24))):
+        events = (chosen.of_cards, chosen.of_merchants)
+        added = [own.states.add(own.owners[: len(chosen)], its) for own, its in zip(entities, events, strict=True)]
+        ENGINE.matrix(Context(chosen, *added))
+        ENGINE.matrix(Context(chosen, *added).take(np.array([3, 1])))
+    assert [function.signatures for function in functions] == of_one

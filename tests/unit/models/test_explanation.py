@@ -228,7 +228,7 @@ def test_the_full_reasons_of_real_scores_add_up_to_their_log_odds(bundle, frame)
             assert inputs == sorted(inputs, reverse=True)
         shown = {entry.name: entry.value for reason in full.reasons for entry in reason.inputs}
         assert shown == pytest.approx(values)
-        top = bundle.reasons(matrix[position : position + 1], values)
+        (top,) = bundle.reasons(matrix[position : position + 1], [values])
         assert [reason["code"] for reason in top] == [r.code for r in full.reasons[: len(top)]]
 
 

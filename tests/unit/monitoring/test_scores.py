@@ -40,7 +40,7 @@ def test_reasons_stand_beside_every_decision_that_is_no_approval(bundle, feature
         if row["decision"] == "APPROVE":
             assert pd.isna(row["reasons"])
             continue
-        expected = bundle.reasons(matrix[number : number + 1], {})
+        (expected,) = bundle.reasons(matrix[number : number + 1], [{}])
         assert json.loads(row["reasons"]) == [
             {"code": reason["code"], "contribution": reason["contribution"]} for reason in expected
         ]

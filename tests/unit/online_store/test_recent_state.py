@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_pipelines.features.online import OnlineEngine
+from fraud_pipelines.features.online import OnlineEngine, TransactionColumns
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.following import Entry
@@ -36,10 +36,13 @@ def test_features_are_those_of_the_store_whatever_was_let_go_and_read_again(tmp_
             )
             for place, (card, merchant, late) in enumerate(group)
         ]  # fmt: skip
-        state.read(made)
+        columns = TransactionColumns.of(made)
+        state.read(columns)
         needed = {one.card_id for one in made} | {one.merchant_id for one in made}
-        assert state.rows <= most_rows or {id_ for held in state._held.values() for id_ in held} <= needed
-        found = ENGINE.matrix(made, *state.include(made))
+        held = {*state._cards.least_recently_found(), *state._merchants.least_recently_found()}
+        assert state.rows <= most_rows or held <= needed
+        assert state.rows == state._cards.rows + state._merchants.rows or state.rows > most_rows
+        found = ENGINE.matrix(state.include(columns))
         assert state.append([Entry(one, b"") for one in made]).is_recorded
         # Everything of the group is stored by now: what counts for each is what lies before its moment.
         for one, row in zip(made, found, strict=True):

@@ -29,7 +29,7 @@ from serving.answers import (
     fallback,
     feedback_of,
     feedback_record,
-    record_of,
+    records_of,
 )
 from serving.delivery import Delivery, FeatureNames, row_of
 from serving.forwarding import Forwarder
@@ -60,7 +60,7 @@ def record(transaction_id: str = "t-1", features: list[float] | None = None, **a
     verdict = fallback("model_failed", "REVIEW", None if features is None else np.array(features))
     (as_told,) = answers_of([now], [verdict], None, NOON_US, DECIDED_AT)
     told = orjson.loads(as_told.content) | {"feature_spec_hash": "f" * 64} | answer
-    return record_of(now, orjson.dumps(told), verdict.features)
+    return records_of([now], [as_told._replace(content=orjson.dumps(told))], [verdict.features])[0]
 
 
 def test_a_record_comes_back_from_the_ledger_with_every_value(ledger: Ledger, names: FeatureNames):
