@@ -132,32 +132,37 @@ verdicts = st.builds(
 )
 def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, facts, as_of_us, now):
     answers = answers_of([t for t, _ in decided], [v for _, v in decided], facts, as_of_us, now)
-    for (transaction, verdict), (answer, outcome) in zip(decided, answers, strict=True):
+    records = records_of([t for t, _ in decided], answers, [v.features for _, v in decided])
+    for (transaction, verdict), as_told, record in zip(decided, answers, records, strict=True):
+        answer, outcome = as_told
         about = verdict.model or facts
         decides = about if verdict.fallback is None else None
         assert outcome == (verdict.decision, decides.version if decides else "none")
-        age_us = None if as_of_us is None else transaction.event_time_us - as_of_us
-        assert answer == orjson.dumps(
-            {
-                "transaction_id": transaction.transaction_id,
-                "decision": verdict.decision,
-                "fraud_probability": verdict.probability,
-                "anomaly_score": verdict.anomaly_score,
-                "confidence": decides.confidence(verdict.probability)
-                if decides and verdict.probability is not None
-                else None,
-                "reasons": verdict.reasons,
-                "thresholds": {"review": 0.3, "block": 0.7} if decides else None,
-                "model": {"name": 'fraud "scorer"', "version": "7", "bundle_digest": "d" * 64} if decides else None,
-                "feature_spec_hash": "f" * 64 if about else None,
-                "state_as_of": None if as_of_us is None else EPOCH + timedelta(microseconds=as_of_us),
-                "feature_age_seconds": None if age_us is None else max(0.0, round(age_us / 1e6, 3)),
-                "decided_at": now,
-                "fallback": verdict.fallback,
-            },
-            option=orjson.OPT_UTC_Z,
-        )
-        record = record_of(transaction, answer, verdict.features)
+        told = orjson.loads(answer)
+        age = told.pop("feature_age_seconds")
+        if as_of_us is None:
+            assert age is None
+        else:
+            age_us = max(0, transaction.event_time_us - as_of_us)
+            assert abs(age * 1000 - age_us / 1000) <= 0.5 + age_us * 1e-12
+            assert age == round(age, 3)
+        band = decides.confidence(verdict.probability) if decides and verdict.probability is not None else None
+        assert told == {
+            "transaction_id": transaction.transaction_id,
+            "decision": verdict.decision,
+            "fraud_probability": verdict.probability,
+            "anomaly_score": verdict.anomaly_score,
+            "confidence": band and orjson.loads(bytes(band)),
+            "reasons": verdict.reasons,
+            "thresholds": {"review": 0.3, "block": 0.7} if decides else None,
+            "model": {"name": 'fraud "scorer"', "version": "7", "bundle_digest": "d" * 64} if decides else None,
+            "feature_spec_hash": "f" * 64 if about else None,
+            "state_as_of": None
+            if as_of_us is None
+            else orjson.loads(orjson.dumps(EPOCH + timedelta(microseconds=as_of_us), option=orjson.OPT_UTC_Z)),
+            "decided_at": orjson.loads(orjson.dumps(now, option=orjson.OPT_UTC_Z)),
+            "fallback": verdict.fallback,
+        }
         read = StoredDecision.read(record)
         assert (read.transaction, read.as_answer.content, read.record) == (transaction, answer, record)
         assert list(read.request) == [field.name for field in fields(ScoredTransaction)]
