@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 from starlette.types import Receive
 
 from serving.problems import Problem
 
 LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
 # Half of a pair of UTF-16 units: JSON can escape one by itself, and no text in UTF-8 can hold it.
+_ANY_DIGIT_AS_0 = bytes.maketrans(b"0123456789", b"0" * 10)
+_LONG_WHOLE_NUMBER = b"0" * 19
+_SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
 _MAYBE_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -61,6 +65,14 @@ def parse(body: bytes) -> Any:
             object twice: which of the two was meant?
     """
     try:
+        # Ten times as fast, but it would keep the last of two equal keys, and round whole numbers of more than 64 bits.
+        if _LONG_WHOLE_NUMBER not in body.translate(_ANY_DIGIT_AS_0):
+            found = orjson.loads(body)
+            if _keys_in(found) == body.count(b'":') and not any(map(body.__contains__, _SPACED_COLONS)):
+                return found
+    except orjson.JSONDecodeError:
+        pass  # the other parser says why
+    try:
         found = _DECODER.decode(body.decode())
         if _MAYBE_HALF_A_PAIR.search(body):
             json.dumps(found, ensure_ascii=False).encode()
@@ -74,6 +86,18 @@ def parse(body: bytes) -> Any:
         raise Problem(
             400, "malformed_json", "The body is not valid JSON in UTF-8.", next_step="Send one JSON object."
         ) from None
+
+
+def _keys_in(found: Any) -> int:
+    """How many keys an object has, and the objects in lists of its own: the deepest of any request we take.
+
+    In JSON a quotation mark and then a colon end a key, or stand in a text, the mark escaped. So where nothing stands
+    between the two, no more keys are written than there are such pairs, and none was twice if as many were found.
+    """
+    if type(found) is not dict:
+        return -1
+    lists = [value for value in found.values() if type(value) is list]
+    return len(found) + sum(len(row) for rows in lists for row in rows if type(row) is dict)
 
 
 class _DuplicateKey(Exception):

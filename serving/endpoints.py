@@ -21,7 +21,7 @@ from fraud_pipelines.errors import JournalFull, JournalUnavailable
 from fraud_pipelines.features.online import ScoredTransaction
 from serving import openapi
 from serving.access import Principal
-from serving.answers import Outcome, took
+from serving.answers import Answer, took
 from serving.bodies import Disconnected, parse, read_body
 from serving.groups import not_durable
 from serving.headers import HEADERS
@@ -177,25 +177,30 @@ class Endpoints:
         """Results of some rows of a batch, separated by commas, and how many of them are refusals."""
         read = read_rows(rows[piece.start : piece.stop], self._runtime.token_key)
         transactions = [row for row in read if not isinstance(row, ValidationError)]
-        decided = iter(await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else [])
-        end = took(time.perf_counter() - started) + b","
-        parts: list[bytes | memoryview] = []
-        outcomes: list[Outcome] = []
-        problems: list[Problem] = []
-        for index, row in zip(piece, read, strict=True):
-            result = schema_problem(_violations(row)) if isinstance(row, ValidationError) else next(decided)
-            if isinstance(result, Problem):
-                problems.append(result)
-                parts.append(b'{"index":%d,%b,' % (index, result.content[1:]))
-            else:
-                outcomes.append(result.outcome)
-                parts += (memoryview(result.content)[:-1], end)
-        for outcome, count in Counter(outcomes).items():
+        decided = await self._in_time(self._runtime.lane.decide_piece(transactions)) if transactions else []
+        results: list[Answer | Problem] = decided
+        if len(decided) < len(read):
+            in_order = iter(decided)
+            results = [
+                schema_problem(_violations(row)) if isinstance(row, ValidationError) else next(in_order) for row in read
+            ]
+        answers = [result for result in results if isinstance(result, Answer)]
+        problems = [result for result in results if isinstance(result, Problem)]
+        for outcome, count in Counter([answer.outcome for answer in answers]).items():
             requests_of(*outcome, "200").inc(count)
         for (status, code), count in Counter((str(problem.status), problem.code) for problem in problems).items():
             metrics().refused.labels(status, code).inc(count)
             requests_of("none", "none", status).inc(count)
-        return b"".join(parts)[:-1], len(problems)
+        end = took(time.perf_counter() - started)
+        if not problems:
+            return (end + b",").join([answer.content[:-1] for answer in answers]) + end, 0
+        parts = [
+            b'{"index":%d,%b' % (index, result.content[1:])
+            if isinstance(result, Problem)
+            else result.content[:-1] + end
+            for index, result in zip(piece, results, strict=True)
+        ]
+        return b",".join(parts), len(problems)
 
     async def _decided(self, transaction: ScoredTransaction, started: float) -> bytes:
         result = await self._in_time(self._runtime.lane.decide(transaction))

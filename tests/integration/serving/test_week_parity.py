@@ -275,9 +275,7 @@ class TiesCount(RecentState):
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         outcome = super().append(entries)
-        super().include(
-            TransactionColumns.of([replace(t, event_time_us=t.event_time_us - 1) for t, _ in entries])
-        )
+        super().include(TransactionColumns.of([replace(t, event_time_us=t.event_time_us - 1) for t, _ in entries]))
         return outcome
 
 

@@ -250,9 +250,7 @@ def test_many_entities_in_shared_arrays_are_each_as_if_alone(steps):
 
 def test_arrays_that_run_out_of_places_double_and_keep_what_they_hold():
     states = EntityStates("card", keep_us=NEVER_US, places=16)
-    owners = [
-        states.hold(f"card {n}", [(1, f"{n}", n, "m", "DE", None, None, 1.5, None)], [], 0, 0) for n in range(40)
-    ]
+    owners = [states.hold(f"card {n}", [(1, f"{n}", n, "m", "DE", None, None, 1.5, None)], [], 0, 0) for n in range(40)]
     ids, amounts = [f"{n}+" for n in range(40)], np.arange(40)
     attributes = ["m"] * 40, ["DE"] * 40, [None] * 40, [None] * 40
     places = np.array([[1.5] * 40, [np.nan] * 40])

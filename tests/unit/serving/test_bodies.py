@@ -28,6 +28,10 @@ def refusal(body: bytes) -> tuple[int, str, str | None]:
         (b'{"a": 1, "a": 1}', "a"),
         (b'{"a": 1, "b": {"c": 1, "d": 2, "c": 3}}', "c"),
         (b'{"transactions": [{"amount": 1}, {"amount": 1, "amount": 2}]}', "amount"),
+        (b'{"transactions":[{"amount":1},{"amount":1,"amount":2}]}', "amount"),
+        (b'{"a":"\\":","b":1,"b":2}', "b"),  # a pair of quotation mark and colon that ends no key
+        (b'{"a":1,"a" :2}', "a"),  # a key that ends without such a pair
+        (b'{"a":1,"a"\t\n:2,"b":"\\":"}', "a"),
         (b'{"a": 1, "\\u0061": 2}', "a"),  # the same key, written in another way
         (b'{"\\ud800": 1, "\\ud800": 2}', "?"),
         (f'{{"{CARD_NUMBER}": 1, "{CARD_NUMBER}": 2}}'.encode(), "[number]"),
@@ -81,6 +85,20 @@ def test_what_is_odd_and_json_is_read():
 )
 def test_every_document_is_read_as_it_was_written(document, is_ascii):
     assert parse(json.dumps(document, ensure_ascii=is_ascii).encode()) == document
+
+
+texts = st.text(st.sampled_from('ab":, \\\n'), max_size=4)
+rows = st.lists(st.tuples(st.sampled_from(["a", "b", "c", '"', ":"]), texts | st.integers()), max_size=4)
+
+
+@given(st.lists(rows, max_size=3), st.sampled_from([":", ": ", " :", "\t: "]), st.sampled_from([",", ", ", "\n,"]))
+def test_no_key_stands_twice_however_a_batch_is_written(batch, colon, comma):
+    objects = ["{" + comma.join(f"{json.dumps(k)}{colon}{json.dumps(v)}" for k, v in row) + "}" for row in batch]
+    body = f'{{"transactions"{colon}[{comma.join(objects)}]}}'.encode()
+    if all(len({key for key, _ in row}) == len(row) for row in batch):
+        assert parse(body) == {"transactions": [dict(row) for row in batch]}
+    else:
+        assert refusal(body)[1] == "duplicate_key"
 
 
 def read(headers: dict[str, str], *parts: bytes, largest: int = 10, ends: bool = True) -> bytes:
