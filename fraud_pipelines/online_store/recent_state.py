@@ -56,6 +56,8 @@ class RecentState:
         self._merchants: EntityStates
         self._rows: int
         self._position: Position | None
+        # The numbers that the cards and merchants of the last read have.
+        self._located: tuple[TransactionColumns, Int64, Int64] | None
         self.forget_everything()
 
     @property
@@ -95,7 +97,13 @@ class RecentState:
 
     def include(self, transactions: TransactionColumns) -> Context:
         """Let transactions of the last `read` count for each other."""
-        cards, merchants = self._cards.find(transactions.card_ids), self._merchants.find(transactions.merchant_ids)
+        if self._located is None or self._located[0] is not transactions:
+            self._located = (
+                transactions,
+                self._cards.find(transactions.card_ids),
+                self._merchants.find(transactions.merchant_ids),
+            )
+        _, cards, merchants = self._located
         # The features of all of them come next, and one may be far older than another of its card.
         asked_from_us = int(transactions.time_us.min())
         try:
@@ -141,14 +149,20 @@ class RecentState:
             EntityStates(entity, keep_us=max(reach) + LATENESS_US, places=self._most_rows)
             for entity, reach in self._reach_us.items()
         )
-        self._rows, self._position = 0, None
+        self._rows, self._position, self._located = 0, None, None
 
     def _wanted(self, transactions: TransactionColumns) -> tuple[list[Wanted], list[Wanted]]:
         """Cards and merchants that are not held, or not from far enough back."""
-        return (
-            _wanted(self._cards, transactions.card_ids, transactions.time_us, *self._reach_us["card"]),
-            _wanted(self._merchants, transactions.merchant_ids, transactions.time_us, *self._reach_us["merchant"]),
+        cards, merchants = self._cards.find(transactions.card_ids), self._merchants.find(transactions.merchant_ids)
+        wanted = (
+            _wanted(self._cards, cards, transactions.card_ids, transactions.time_us, *self._reach_us["card"]),
+            _wanted(
+                self._merchants, merchants, transactions.merchant_ids, transactions.time_us, *self._reach_us["merchant"]
+            ),
         )
+        # Those that are wanted get other numbers.
+        self._located = None if any(wanted) else (transactions, cards, merchants)
+        return wanted
 
     def _follow(self, position: Position, is_reset: bool, changes: Sequence[Change]) -> None:
         if is_reset:
@@ -177,6 +191,7 @@ class RecentState:
         if id_ in states:
             self._rows -= states.rows_of(int(states.find([id_])[0]))
             states.let_go(id_)
+            self._located = None
 
     def _make_room(self, transactions: TransactionColumns) -> None:
         """Let go of what was not needed for longest, once there is too much."""
@@ -195,10 +210,9 @@ class RecentState:
 
 
 def _wanted(
-    states: EntityStates, ids: Sequence[str], times_us: Int64, reach_us: int, labels_reach_us: int
+    states: EntityStates, owners: Int64, ids: Sequence[str], times_us: Int64, reach_us: int, labels_reach_us: int
 ) -> list[Wanted]:
     """Those of some transactions' cards or merchants that are not held, or not from far enough back."""
-    owners = states.find(ids)
     is_known = (
         (owners >= 0)
         & (states.known_since_us[owners] <= times_us - reach_us)
