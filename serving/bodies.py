@@ -13,8 +13,8 @@ from serving.problems import Problem
 LONG_NUMBER = re.compile(r"\d[\d -]{6,}\d")
 # Half of a pair of UTF-16 units: JSON can escape one by itself, and no text in UTF-8 can hold it.
 _ANY_DIGIT_AS_0 = bytes.maketrans(b"0123456789", b"0" * 10)
-_LONG_WHOLE_NUMBER = b"0" * 19
-_SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
+# What begins a number of so many digits, where no space is left.
+_LONG_NUMBERS = tuple(b"%c%b" % (before, b"0" * 19) for before in b":,[-")
 _MAYBE_HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -65,10 +65,11 @@ def parse(body: bytes) -> Any:
             object twice: which of the two was meant?
     """
     try:
-        # Ten times as fast, but it would keep the last of two equal keys, and round whole numbers of more than 64 bits.
-        if _LONG_WHOLE_NUMBER not in body.translate(_ANY_DIGIT_AS_0):
+        # Three times as fast, but it keeps the last of two equal keys, and rounds whole numbers of more than 64 bits.
+        bare = body.translate(_ANY_DIGIT_AS_0, b" \t\n\r")
+        if not any(map(bare.__contains__, _LONG_NUMBERS)):
             found = orjson.loads(body)
-            if _keys_in(found) == body.count(b'":') and not any(map(body.__contains__, _SPACED_COLONS)):
+            if _keys_in(found) == bare.count(b'":'):
                 return found
     except orjson.JSONDecodeError:
         pass  # the other parser says why
@@ -91,8 +92,8 @@ def parse(body: bytes) -> Any:
 def _keys_in(found: Any) -> int:
     """How many keys an object has, and the objects in lists of its own: the deepest of any request we take.
 
-    In JSON a quotation mark and then a colon end a key, or stand in a text, the mark escaped. So where nothing stands
-    between the two, no more keys are written than there are such pairs, and none was twice if as many were found.
+    Without the spaces, every key of a JSON document ends in a quotation mark and a colon, and such a pair can stand in a
+    text, too. So no more keys are written than there are pairs, and none was twice if as many were found.
     """
     if type(found) is not dict:
         return -1
