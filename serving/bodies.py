@@ -92,7 +92,7 @@ def parse(body: bytes) -> Any:
 def _keys_in(found: Any) -> int:
     """How many keys an object has, and the objects in lists of its own: the deepest of any request we take.
 
-    Without the spaces, every key of a JSON document ends in a quotation mark and a colon, and such a pair can stand in a
+    Without the spaces, every key of a JSON document ends in a quotation mark and a colon; such a pair can stand in a
     text, too. So no more keys are written than there are pairs, and none was twice if as many were found.
     """
     if type(found) is not dict:

@@ -1,0 +1,35 @@
+"""What is remembered of a group, and of the identifiers of the latest groups."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.groups import Group, Latest
+from tests.stored_events import NOON_US, payment
+
+
+def test_of_one_identifier_the_first_is_fresh_and_the_others_wait_for_its_answer():
+    asked = [payment(id_, NOON_US + number, 100) for number, id_ in enumerate("abacbd")]
+    group = Group.of(asked)
+    assert group.fresh == [asked[0], asked[1], asked[3], asked[5]]
+    assert all(group.first[one.transaction_id] is one for one in group.fresh)
+
+
+def test_the_columns_are_those_of_what_is_fresh_now():
+    group = Group.of([payment(id_, NOON_US, 100) for id_ in "abc"])
+    assert group.columns is group.columns
+    group.fresh = group.fresh[1:]
+    assert list(group.columns.ids) == ["b", "c"]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=20), max_size=30), st.integers(1, 15))
+def test_the_latest_identifiers_are_known_and_those_of_long_ago_are_not(added, most):
+    latest, seen = Latest(most), []
+    for ids in added:
+        latest.add(map(str, ids))
+        seen += ids
+        newest = list(dict.fromkeys(reversed(seen)))
+        assert all(str(id_) in latest for id_ in newest[:most])
+        largest = max(map(len, added))
+        assert not any(str(id_) in latest for id_ in newest[2 * (most + largest) :])
