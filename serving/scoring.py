@@ -335,7 +335,7 @@ class Scorer:
         if len(by_model) < len(decided):
             for cause, count in Counter(verdict.fallback for _, verdict in decided if verdict.fallback).items():
                 fallback_of(cause).inc(count)
-        observe_all(metrics().score, [verdict.probability for verdict in by_model])
+        observe_all(metrics().score, [v.probability for v in by_model if v.probability is not None])
         vectors = [verdict.features for _, verdict in decided if verdict.features is not None]
         if vectors and loaded.champion:
             self.missing.add(loaded.champion.bundle.feature_names, vectors)

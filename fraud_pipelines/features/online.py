@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -104,26 +104,26 @@ class TransactionColumns:
     @classmethod
     def of(cls, transactions: Sequence[ScoredTransaction]) -> TransactionColumns:
         """Those of at least one transaction."""
-        ids, times, cards, merchants, amounts, *texts_and_degrees = zip(*map(_VALUES, transactions), strict=True)
+        ids, times, cards, merchants, amounts, channels, countries, devices, categories, *degrees_of = zip(
+            *map(_VALUES, transactions), strict=True
+        )
+        latitudes_and_longitudes = np.stack([*map(degrees, degrees_of)])
         return cls(
-            ids, np.array(times, np.int64), cards, merchants, np.array(amounts, np.int64),
-            *texts_and_degrees[:4],
-            np.stack([*map(degrees, texts_and_degrees[4:6])]),
-            np.stack([*map(degrees, texts_and_degrees[6:])]),
-        )  # fmt: skip
+            *(ids, np.array(times, np.int64), cards, merchants, np.array(amounts, np.int64)),
+            *(channels, countries, devices, categories),
+            *(latitudes_and_longitudes[:2], latitudes_and_longitudes[2:]),
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Int64) -> TransactionColumns:
         """Those of some of the transactions."""
-        columns = (getattr(self, column.name) for column in fields(self))
-        return TransactionColumns(
-            *(
-                column.take(rows, axis=-1) if isinstance(column, np.ndarray) else [column[row] for row in rows]
-                for column in columns
-            )
-        )
+
+        def of(column: Any) -> Any:
+            return column.take(rows, axis=-1) if isinstance(column, np.ndarray) else [column[row] for row in rows]
+
+        return TransactionColumns(*(of(getattr(self, column.name)) for column in fields(self)))
 
     @property
     def of_cards(self) -> EventColumns:
