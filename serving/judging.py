@@ -11,7 +11,7 @@ import numpy as np
 from fraud_pipelines.features.entity_state import EntityState
 from fraud_pipelines.features.online import ScoredTransaction, named
 from fraud_pipelines.models.policy import APPROVE, REVIEW
-from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
+from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED, ONLINE_STORE_NEVER_FILLED
 from serving.answers import Verdict, fallback
 from serving.champion import Champion
 from serving.metrics import latency_of
@@ -43,8 +43,11 @@ def judge(
 
     Args:
         cards, merchants: what is known of each transaction's; see OnlineEngine.matrix.
-        as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
+        as_of_us: when the online store was last filled from the warehouse; None when never.
     """
+    if as_of_us is None:
+        # Nobody's history is known: numbers counted of it would be wrong, and parity would hold them against the model.
+        return [fallback(ONLINE_STORE_NEVER_FILLED, validity.decision)] * len(transactions)
     features = None
     try:
         with stage("features"):
@@ -56,7 +59,7 @@ def judge(
         # What is no number would compare as an approval; _verdict refuses it.
         decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
         anomalies = [None] * len(transactions) if anomaly_scores is None else anomaly_scores.tolist()
-        newest_us = None if as_of_us is None else as_of_us + validity.features_max_age // timedelta(microseconds=1)
+        newest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
         rows = zip(transactions, features, decisions.tolist(), probabilities.tolist(), anomalies, strict=True)
         return [
             _verdict(champion, validity, newest_us, transaction, vector, inputs, row, decision, probability, anomaly)
@@ -76,7 +79,7 @@ def judge(
 def _verdict(
     champion: Champion,
     validity: Validity,
-    newest_us: int | None,
+    newest_us: int,
     transaction: ScoredTransaction,
     features: np.ndarray,
     inputs: np.ndarray,
@@ -89,7 +92,7 @@ def _verdict(
     if not 0 <= probability <= 1:
         logger.error("Model version %s: %s is no probability", champion.version, probability)
         return fallback(MODEL_FAILED, validity.decision, features)
-    if newest_us is not None and transaction.event_time_us > newest_us:
+    if transaction.event_time_us > newest_us:
         return fallback(FEATURES_TOO_OLD, validity.decision, features)
     if decision == APPROVE:  # an approval owes nobody an explanation
         return Verdict(decision, probability, anomaly_score, (), features)
