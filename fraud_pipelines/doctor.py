@@ -73,7 +73,7 @@ def _online_store(settings: Settings) -> str:
         store.require_reach()
     finally:
         store.close()
-    return f"state as of {as_of}" if as_of else "empty; run: fraud materialize operations"
+    return f"state as of {as_of}" if as_of else "never filled; run: fraud materialize operations/online_state"
 
 
 def _registry(settings: Settings) -> str:

@@ -35,6 +35,7 @@ BUNDLE_CORRUPT = "bundle_corrupt"
 SPEC_MISMATCH = "spec_mismatch"
 WARM_UP_FAILED = "warm_up_failed"
 ONLINE_STORE_UNAVAILABLE = "online_store_unavailable"
+ONLINE_STORE_NEVER_FILLED = "online_store_never_filled"
 ONLINE_STATE_TOO_SHORT = "online_state_too_short"
 MODEL_FAILED = "model_failed"
 MODEL_EXPIRED = "model_expired"
@@ -63,6 +64,11 @@ FALLBACK_REASONS = {
             ONLINE_STORE_UNAVAILABLE,
             "The history of card and merchant cannot be read: a person must look",
             "The online store did not answer.",
+        ),
+        ReasonCode(
+            ONLINE_STORE_NEVER_FILLED,
+            "The history of card and merchant was never loaded: a person must look",
+            "The online store was not filled from the warehouse yet, or lost all it held: every card would look new.",
         ),
         ReasonCode(
             ONLINE_STATE_TOO_SHORT,

@@ -11,7 +11,7 @@ import numpy as np
 
 from fraud_pipelines.features.online import Context, ScoredTransaction, named
 from fraud_pipelines.models.policy import APPROVE, REVIEW
-from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED
+from fraud_pipelines.reasons import FEATURES_TOO_OLD, MODEL_FAILED, ONLINE_STORE_NEVER_FILLED
 from serving.answers import Verdict, fallback
 from serving.champion import Champion
 from serving.metrics import latency_of
@@ -42,8 +42,11 @@ def judge(
 
     Args:
         context: of the transactions.
-        as_of_us: when the online store was last filled from the warehouse; None when never, and nothing is missing.
+        as_of_us: when the online store was last filled from the warehouse; None when never.
     """
+    if as_of_us is None:
+        # Nobody's history is known: numbers counted of it would be wrong, and parity would hold them against the model.
+        return [fallback(ONLINE_STORE_NEVER_FILLED, validity.decision)] * len(transactions)
     features = None
     try:
         with stage("features"):
@@ -60,14 +63,12 @@ def judge(
         for row in np.flatnonzero(~is_sound).tolist():
             logger.error("Model version %s: %s is no probability", champion.version, probabilities[row])
             verdicts[row] = fallback(MODEL_FAILED, validity.decision, features[row])
-        if as_of_us is not None:
-            newest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
-            is_late = context.transactions.time_us > newest_us
-            for row in np.flatnonzero(is_sound & is_late).tolist():
-                verdicts[row] = fallback(FEATURES_TOO_OLD, validity.decision, features[row])
-            is_sound &= ~is_late
+        newest_us = as_of_us + validity.features_max_age // timedelta(microseconds=1)
+        is_late = context.transactions.time_us > newest_us
+        for row in np.flatnonzero(is_sound & is_late).tolist():
+            verdicts[row] = fallback(FEATURES_TOO_OLD, validity.decision, features[row])
         # An approval owes nobody an explanation.
-        rows = np.flatnonzero(is_sound & (decisions != APPROVE))
+        rows = np.flatnonzero(is_sound & ~is_late & (decisions != APPROVE))
         if len(rows):
             with stage("reasons"):
                 values = [named(features[row], champion.bundle.feature_names) for row in rows]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from fraud_pipelines.errors import FraudPipelinesError, RetryableError
+from fraud_pipelines.errors import FraudPipelinesError, OnlineStateTooShort, RetryableError
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
 from fraud_pipelines.ledger import Feedback, Ledger, open_ledger
 from fraud_pipelines.ledger.records import utc_now
@@ -39,6 +39,7 @@ from serving.shadow import Shadow
 from serving.taken_feedback import TakenFeedback
 from serving.unrecorded import Unrecorded
 
+FILL_ONLINE_STORE = "fraud materialize operations/online_state"
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
 # A decision is in the ledger this much later at most, while the ledger is there.
@@ -121,7 +122,10 @@ class Runtime:
         self.watch.start()
         self.challenger_watch.start()
         try:
-            self.scorer.online_store()
+            if self.scorer.online_store().as_of() is None:
+                logger.warning(
+                    "The online store was never filled: until it is, a rule decides. Run: %s", FILL_ONLINE_STORE
+                )
         except RetryableError as error:
             logger.warning("Starting without the online store: %s", error)
         self.forwarder.start()
@@ -251,6 +255,10 @@ class Runtime:
             as_of = self.scorer.online_store().as_of()
             store["as_of"] = f"{as_of.isoformat()}Z" if as_of else None
             self.scorer.online_store().require_reach()
+            if as_of is None:
+                store |= {"ok": False, "problem": "OnlineStoreNeverFilled", "next": FILL_ONLINE_STORE}
+        except OnlineStateTooShort as error:
+            store = {"ok": False, "as_of": None, "problem": _kind(error), "next": FILL_ONLINE_STORE}
         except FraudPipelinesError as error:
             store = {"ok": False, "as_of": None, "problem": _kind(error)}
         ledger: dict[str, Any] = {"ok": True}

@@ -77,6 +77,15 @@ def tables_of(transactions: Iterable[ScoredTransaction], labels: Iterable[LabelA
     )
 
 
+def fill(url: str, as_of: datetime = NOON) -> None:
+    """Fill the store of a URL from a warehouse that holds nothing yet; what was served stays, as at every rebuild."""
+    store = open_online_store(url)
+    try:
+        store.rebuild(*tables_of([], []), as_of)
+    finally:
+        store.close()
+
+
 def amounts(history: EntityHistory) -> list[int]:
     """Of the transactions, in order."""
     return [event[2] for event in history.events]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from serving.judging import Validity
 from serving.problems import Problem
 from serving.scoring import Scorer
 from tests.journals import drain
+from tests.stored_events import NOON, fill
 
 Given = dict[str, Any] | Problem
 
@@ -105,11 +107,17 @@ class Worker:
 
 
 class Host:
-    """A folder with an online store, a ledger and the journals of its workers."""
+    """A folder with an online store, a ledger and the journals of its workers.
 
-    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
+    Args:
+        as_of: when the online store was last filled, with nothing; None: never.
+    """
+
+    def __init__(self, folder: Path, ledger: Ledger | None = None, *, as_of: datetime | None = NOON) -> None:
         self.folder = folder
         self.store_url = f"sqlite:///{folder / 'online.sqlite'}"
+        if as_of is not None:
+            fill(self.store_url, as_of)
         self._journals: list[Journal] = []
         self._stores: list[OnlineStore] = []
         self.ledger: Ledger = ledger or open_ledger(f"sqlite:///{folder / 'ledger.sqlite'}")

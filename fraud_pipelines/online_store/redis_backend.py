@@ -3,8 +3,8 @@
 One server, or a primary with replicas that take over; not a cluster, because a score needs a card and a merchant in one
 snapshot. Whether the server writes to disk is the operator's choice. Without it, and for the last moments before a
 failover also with it, a crash loses recent events and decisions. Every decision is in the service's journal and the
-ledger, and the state comes back with `fraud materialize operations/online_state`; until then a process that knew the
-store before refuses to score on an empty one. The server must not evict keys (`maxmemory-policy noeviction`).
+ledger, and the state comes back with `fraud materialize operations/online_state`; until then no model decides on an
+empty one. The server must not evict keys (`maxmemory-policy noeviction`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def installation(tmp_path_factory) -> Installation:
         champions.append(saved_champion(bundle, folder, str(number + 1)))
         assert registry.register(folder / "bundle", params={}, metrics={}, figures={}, tags={}) == str(number + 1)
     ledger.record_promotion(Promotion("promote", "1", None, "test", "test", []))
-    host = Host(made.home, ledger)
+    host = Host(made.home, ledger, as_of=START)
     worker = host.worker(champions[0])
     rows, labels = [], []
     for number, amount in enumerate(AMOUNTS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -14,8 +15,13 @@ from fraud_pipelines.models.bento import BuiltBento, build_bento
 from fraud_pipelines.models.serve import running_service
 from fraud_pipelines.settings import Settings
 from tests.served_models import tiny_bundle
+from tests.stored_events import fill
 
 TOKEN_KEY = "a-key-for-tests-only-0123456789abcdef"
+# The day of served_models.payment.
+FILLED_AT = datetime(2025, 3, 1)
+# Payments of any year are decided by the model, and not by the rule for features that are too old.
+MAX_AGE_HOURS = 1_000_000.0
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +39,13 @@ def built(bundle_folder: Path, bento_home: Path) -> BuiltBento:
     return build_bento(bundle_folder, "7", bentoml_home=bento_home)
 
 
+def installed(home: Path) -> Settings:
+    """Settings of an installation whose online store was filled, with nothing yet."""
+    settings = Settings(_env_file=None, home=home, token_key=TOKEN_KEY, features_max_age_hours=MAX_AGE_HOURS)
+    fill(settings.online_store_url, FILLED_AT)
+    return settings
+
+
 @pytest.fixture(scope="session")
 def service_settings(tmp_path_factory: pytest.TempPathFactory, bento_home: Path) -> Iterator[Settings]:
     """Settings of an installation of its own, whatever the developer's environment says."""
@@ -40,7 +53,7 @@ def service_settings(tmp_path_factory: pytest.TempPathFactory, bento_home: Path)
         for name in [name for name in os.environ if name.startswith("FRAUD_")]:
             patch.delenv(name)
         patch.setenv("BENTOML_HOME", str(bento_home))
-        yield Settings(_env_file=None, home=tmp_path_factory.mktemp("home"), token_key=TOKEN_KEY)
+        yield installed(tmp_path_factory.mktemp("home"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def conforming(
     service_settings: Settings, built: BuiltBento, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """A service of its own for requests of every kind: what they leave behind disturbs no other test."""
-    settings = Settings(_env_file=None, home=tmp_path_factory.mktemp("conforming"), token_key=TOKEN_KEY)
+    settings = installed(tmp_path_factory.mktemp("conforming"))
     log = settings.home / "serving.log"
     with running_service(settings, bento=built, log=log) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield Service(client, log)

@@ -25,7 +25,7 @@ from fraud_pipelines.models.bento import BuiltBento, build_bento
 from fraud_pipelines.models.machine_code import add_machine_code
 from fraud_pipelines.models.serve import champion_bento, running_service, stop_service
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
-from tests.integration.serving.conftest import TOKEN_KEY
+from tests.integration.serving.conftest import TOKEN_KEY, installed
 from tests.integration.serving.test_http import free_port, wait_until_ready
 from tests.served_models import payment, tiny_bundle
 
@@ -78,6 +78,7 @@ def served_elsewhere(bento: Path, folder: Path) -> Iterator[tuple[httpx.Client, 
     """Serve a Bento by its folder in a process that cannot import the checkout; yields a client and the note file."""
     opened = folder / "opened.txt"
     (folder / "site").mkdir(parents=True)
+    installed(folder / "home")
     (folder / "site" / "sitecustomize.py").write_text(
         OUT_OF_REACH.format(root=str(PROJECT_ROOT), environment=str(Path(sys.prefix).resolve()), log=str(opened))
     )
@@ -228,6 +229,7 @@ def test_the_packages_of_the_bento_are_those_of_the_project():
 def test_the_service_decides_as_an_object_and_its_bento_names_every_package_it_imports(
     built: BuiltBento, tmp_path: Path
 ):
+    installed(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", AS_AN_OBJECT, json.dumps(payment())],
         cwd=built.path / "src",

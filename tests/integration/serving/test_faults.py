@@ -16,11 +16,13 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from fraud_pipelines.ledger import Ledger, open_ledger
+from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.models.bento import BuiltBento
 from fraud_pipelines.settings import Settings
 from tests.killable_service import KillableService, serving
 from tests.payment_senders import Senders, made, promise
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.stored_events import fill
 
 EVER = (datetime(2020, 1, 1), datetime(2100, 1, 1))
 
@@ -116,6 +118,7 @@ def on_postgres(
             "decision_log_bytes": 2**20,
         }
     )
+    fill(settings.online_store_url, utc_now())
     service = KillableService(settings, built, home / "log")
     with serving(service):
         senders = Senders(service.url)
@@ -164,6 +167,7 @@ def on_sqlite(service_settings: Settings, built: BuiltBento, tmp_path_factory: p
             "online_store_url": f"sqlite:///{home / 'online.sqlite'}",
         }
     )
+    fill(settings.online_store_url, utc_now())
     service = KillableService(settings, built, home / "log")
     with serving(service):
         senders = Senders(service.url)

@@ -33,9 +33,9 @@ from fraud_pipelines.raw.tokens import tokenize_card
 from fraud_pipelines.settings import Settings
 from serving import answer_schemas
 from serving.answer_schemas import ProblemAnswer
-from tests.integration.serving.conftest import TOKEN_KEY, Service
+from tests.integration.serving.conftest import FILLED_AT, TOKEN_KEY, Service
 from tests.served_models import CARD_NUMBER, constant_bundle, payment
-from tests.stored_events import tables_of
+from tests.stored_events import fill, tables_of
 
 
 @pytest.fixture(scope="module")
@@ -432,6 +432,7 @@ def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
             "online_store_url": f"sqlite:///{home / 'online.sqlite'}",
         }
     )
+    fill(settings.online_store_url, FILLED_AT)
     with running_service(settings, bento=built, log=home / "log") as url, httpx.Client(base_url=url) as client:
         # What a full disk, a lost mount or a half-done migration does to its file while the service runs.
         with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection:
@@ -457,7 +458,7 @@ def test_without_the_ledger_decisions_are_made_and_delivered_when_it_is_back(
         assert client.get("/health").json()["decision_log"]["dead_letters"] == 0
 
 
-def test_a_first_start_without_the_ledger_lets_nobody_in_until_it_knows_the_keys(
+def test_a_first_start_lets_nobody_in_without_the_ledger_and_no_model_decide_without_a_filled_store(
     service_settings: Settings, built: BuiltBento, tmp_path: Path
 ):
     home = tmp_path / "home"
@@ -479,9 +480,21 @@ def test_a_first_start_without_the_ledger_lets_nobody_in_until_it_knows_the_keys
         assert (health["status"], health["ledger"]["ok"], health["can_decide"]) == ("degraded", False, False)
         folder.unlink()
         wait_until_ready(url)
+        empty = httpx.post(f"{url}/score", json=payment(transaction_id="t-0"), timeout=30).json()
+        assert (empty["decision"], empty["fallback"]) == ("REVIEW", "online_store_never_filled")
+        health = httpx.get(f"{url}/health", timeout=30).json()
+        assert (health["status"], health["can_decide"]) == ("degraded", True)
+        next_step = "fraud materialize operations/online_state"
+        assert health["online_store"] == {
+            "ok": False, "as_of": None, "problem": "OnlineStoreNeverFilled", "next": next_step
+        }  # fmt: skip
+        assert numbers(url)['fraud_fallback_total{cause="online_store_never_filled"}'] == 1
+        fill(settings.online_store_url, FILLED_AT)
         assert httpx.post(f"{url}/score", json=payment(), timeout=30).json()["decision"] == "APPROVE"
+        soon(lambda: httpx.get(f"{url}/health", timeout=30).json()["status"] == "ok")
     finally:
         stop_service(process)
+    assert f"never filled: until it is, a rule decides. Run: {next_step}" in (home / "log").read_text()
 
 
 OF_THE_SERVICE = {
@@ -498,9 +511,7 @@ def test_two_workers_share_their_numbers_and_their_answers(
 ):
     home = tmp_path / "home"
     urls = {"ledger_url": f"sqlite:///{home / 'ledger.sqlite'}", "online_store_url": f"sqlite:///{home / 'o.sqlite'}"}
-    store = open_online_store(urls["online_store_url"])
-    store.rebuild(*tables_of([], []), datetime(2025, 3, 1))
-    store.close()
+    fill(urls["online_store_url"], FILLED_AT)
     changed = {"home": home, "serving_workers": 2, "features_max_age_hours": 24.0}
     settings = service_settings.model_copy(update=changed | urls)
     with running_service(settings, bento=built, log=home / "log") as url, ThreadPoolExecutor(8) as pool:

@@ -16,6 +16,7 @@ from sqlalchemy import update
 
 from fraud_pipelines.errors import UnknownVersion
 from fraud_pipelines.ledger import Ledger, Promotion, open_ledger
+from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.bento import BuiltBento
 from fraud_pipelines.models.bundle import Bundle
@@ -25,6 +26,7 @@ from fraud_pipelines.settings import Settings
 from tests.killable_service import KillableService, serving
 from tests.payment_senders import made
 from tests.served_models import tiny_bundle
+from tests.stored_events import fill
 
 WHO = {"actor": "ada", "reason": "ticket 812"}
 PASSED = [Gate("average_precision_reaches_floor", 0.5, 0.15, True, "0.5, at least 0.15 is needed")]
@@ -132,6 +134,7 @@ def story(
     urls = [postgres_server.create_database() for _ in range(2)]
     shared = dict(zip(("ledger_url", "online_store_url"), urls, strict=True))
     ledger = open_ledger(shared["ledger_url"])
+    fill(shared["online_store_url"], utc_now())
     shelf = Shelf({"7": Bundle.load(bundle_folder), "8": tiny_bundle(seed=1), "9": tiny_bundle(seed=2)})
     promote(shelf, ledger, version="7", gates=PASSED, **WHO)
     replicas = [

@@ -62,7 +62,7 @@ def served(number: int) -> Transaction:
 def ledger(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """240 decisions of three days: version 7, from the third day on version 8; ten of the second without a model."""
     folder = tmp_path_factory.mktemp("served")
-    host = Host(folder)
+    host = Host(folder, as_of=SINCE)
     ledger = host.ledger
     champions = {}
     for version, bundle in bundles.items():

@@ -123,7 +123,7 @@ def test_the_state_never_gets_shorter_than_a_model_in_service_may_need(tmp_setti
 
 def test_doctor_says_that_the_state_is_too_short(tmp_settings):
     look = doctor._online_store  # examine() looks at everything else, too, and takes long
-    assert look(tmp_settings) == "empty; run: fraud materialize operations"
+    assert look(tmp_settings) == "never filled; run: fraud materialize operations/online_state"
     store = open_online_store(tmp_settings.online_store_url)
     store.rebuild(*tables_of([], []), NOON, reach=Reach(7 * DAY_US, 7 * DAY_US))
     with pytest.raises(OnlineStateTooShort, match="Run: fraud materialize operations/online_state"):

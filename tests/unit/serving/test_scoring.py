@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fraud_pipelines.features.online import ScoredTransaction
@@ -32,7 +32,7 @@ from serving.scoring import ASK_LEDGER_SECONDS
 from tests.histories import arrival, histories, scored
 from tests.journals import crash
 from tests.served_models import constant_bundle, tiny_bundle, unable_to_score
-from tests.stored_events import DAY_US, MINUTE_US, NOON, NOON_US, SHORT_SPEC, payment, tables_of
+from tests.stored_events import DAY_US, MINUTE_US, NOON, NOON_US, SHORT_SPEC, fill, payment, tables_of
 from tests.workers import Host, Worker, saved_champion, with_bundle
 
 SPEC = load_spec()
@@ -96,7 +96,7 @@ def test_the_decision_follows_the_probability_and_the_thresholds(worker: Worker,
         assert answer["thresholds"] == {"review": 0.3, "block": 0.7}
         assert answer["model"] == {"name": "fraud-scorer", "version": "7", "bundle_digest": bundle.digest}
         assert answer["feature_spec_hash"] == bundle.spec_hash
-        assert answer["state_as_of"] is None  # never filled from a warehouse
+        assert (answer["state_as_of"], answer["feature_age_seconds"]) == ("2026-06-01T12:00:00Z", 0.0)
     # Of the model's bands: 3 frauds in 900 below 0.3, 990 in 1000 from 0.7.
     assert small["confidence"]["observed_rate"] == pytest.approx(3 / 900)
     assert large["confidence"]["transactions"] == 1000
@@ -184,7 +184,8 @@ def test_any_split_into_groups_and_workers_serves_the_vectors_of_the_reference(l
         verdicts = [v for v in verdicts if v.transaction_id in known_ids]
         labels = sorted((arrival(payments, v) for v in verdicts), key=lambda a: a.counts_from_us)
         expected = reference_features(payments, verdicts, SPEC)
-        with tempfile.TemporaryDirectory() as folder, closing(Host(Path(folder))) as host:
+        as_of = max(p.event_time for p in payments)
+        with tempfile.TemporaryDirectory() as folder, closing(Host(Path(folder), as_of=as_of)) as host:
             workers = [host.worker(loaded, journal=Kept()) for _ in range(2)]
             store = host.store(SPEC)
             for group, index in groups:
@@ -315,6 +316,7 @@ def test_a_decision_that_only_the_ledger_has_is_returned_and_counts_again(host: 
     before.deliver()
     for file in host.folder.glob("online.sqlite*"):
         file.unlink()
+    fill(host.store_url)
     worker = host.worker(loaded)
     assert worker.answer(made()) == answer
     worker.answer(made("t-2", 1))
@@ -329,8 +331,8 @@ def test_a_decision_of_a_version_that_stored_no_answers_is_returned(host: Host, 
     old = replace(host.ledger.decision("t-1"), transaction_id="old", answer=None)
     host.ledger.record_decision(replace(old, request=old.request | {"transaction_id": "old"}))
     found = host.worker(loaded).answer(made("old", amount_minor=BLOCKED))
-    told_only_in_answers = {"transaction_id": "old", "confidence": None}
-    assert found == answer | told_only_in_answers
+    told_only_in_answers = {"confidence": None, "state_as_of": None, "feature_age_seconds": None}
+    assert found == answer | told_only_in_answers | {"transaction_id": "old"}
 
 
 def test_the_ledger_is_asked_of_every_payment_after_a_start_only_where_the_store_lacks_one_of_its_latest(
@@ -505,14 +507,14 @@ def test_a_model_that_fails_on_one_row_leaves_the_others_alone(host: Host, loade
 
 
 CAUSES = ["no_champion", "bundle_corrupt", "model_expired", "features_too_old", "online_state_too_short"]
-CAUSES += ["model_failed", "online_store_unavailable"]
+CAUSES += ["model_failed", "online_store_unavailable", "online_store_never_filled"]
 
 
 def test_whatever_is_wrong_nothing_is_approved(loaded: Loaded):
     bundle = loaded.champion.bundle
     failing = with_bundle(loaded, replace(bundle, model=unable_to_score(bundle.model)))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=32, deadline=None)
     @given(
         causes=st.sets(st.sampled_from(CAUSES), min_size=1),
         decision=st.sampled_from(["REVIEW", "BLOCK"]),
@@ -524,7 +526,8 @@ def test_whatever_is_wrong_nothing_is_approved(loaded: Loaded):
             champion = replace(champion, expires_at=datetime(2026, 1, 1))
         if causes & {"no_champion", "bundle_corrupt"}:
             champion = Loaded(None, "bundle_corrupt" if "bundle_corrupt" in causes else None)
-        with tempfile.TemporaryDirectory() as folder, closing(Host(Path(folder))) as host:
+        filled_at = None if "online_store_never_filled" in causes else NOON
+        with tempfile.TemporaryDirectory() as folder, closing(Host(Path(folder), as_of=filled_at)) as host:
             as_of = NOON - timedelta(days=3, minutes="features_too_old" in causes)
             if causes & {"features_too_old", "online_state_too_short"}:
                 reach = Reach.of(SHORT_SPEC) if "online_state_too_short" in causes else None
@@ -542,6 +545,8 @@ def test_whatever_is_wrong_nothing_is_approved(loaded: Loaded):
             assert worker.decide(*payments) == given
             assert len(worker.journal.records) == len(payments)
 
+    for cause in CAUSES:
+        every_example = example(causes={cause}, decision="REVIEW", amounts=[APPROVED])(every_example)
     every_example()
 
 
@@ -676,6 +681,7 @@ def test_questions_and_a_swap_at_once_end_in_no_fallback(host: Host, loaded: Loa
     """What a question opens must not be closed under the payment that is being decided, nor the other way round."""
     champions = [loaded, longer]
     current = [loaded]
+    host.store(LONGER_SPEC).rebuild(*tables_of([], []), NOON)
     worker = host.worker(lambda: current[0])
     worker.answer(made("first"))
     over = []

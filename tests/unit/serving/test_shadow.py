@@ -33,7 +33,7 @@ from serving.scoring import Scorer
 from serving.shadow import Compared, Shadow
 from tests.journals import drain
 from tests.served_models import constant_bundle, tiny_bundle, unable_to_score
-from tests.stored_events import NOON_US, payment, tables_of
+from tests.stored_events import NOON, NOON_US, payment, tables_of
 
 TINY = tiny_bundle()
 # Half a chance for every payment: REVIEW at 0.25, where the champion says APPROVE or BLOCK.
@@ -129,6 +129,7 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     store = open_online_store(f"sqlite:///{tmp_path / 'online.sqlite'}", spec=TINY.spec)
+    store.rebuild(*tables_of([], []), NOON)
     journal = Journal(tmp_path / "journal", limit_bytes=2**20)
     world = World(ledger, journal, FeatureNames(tmp_path / "names"), store, RIVAL, shadow_counts())
     yield world
@@ -171,6 +172,17 @@ def test_a_payment_sent_again_is_compared_once_and_one_a_rule_decided_never(worl
     late = world.decide(*some(1, first=4))
     assert late[0]["fallback"] == "features_too_old"
     assert [row.transaction_id for row in world.compared()] == ["t0", "t1"]
+
+
+@pytest.mark.parametrize("canary_percent", [0.0, 100.0])
+def test_on_a_store_that_was_never_filled_neither_decides_and_nothing_is_compared(world, tmp_path, canary_percent):
+    world.challenger = replace(RIVAL, canary_percent=canary_percent)
+    filled, world.store = world.store, open_online_store(f"sqlite:///{tmp_path / 'new.sqlite'}", spec=TINY.spec)
+    filled.close()
+    assert [(a["decision"], a["fallback"], a["model"]) for a in world.decide(*some(4))] == [
+        ("REVIEW", "online_store_never_filled", None)
+    ] * 4
+    assert (world.shadow.waiting, world.compared(), world.counted) == (0, [], {})
 
 
 def test_what_another_process_decided_first_is_left_to_it(world):
