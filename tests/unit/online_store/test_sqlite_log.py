@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 
 from fraud_pipelines.errors import OnlineStoreUnavailable
-from fraud_pipelines.online_store import open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
+from fraud_pipelines.online_store import hash_index, open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
 from tests.stored_events import DAY_US, NOON, NOON_US, ids, label, payment, tables_of
 
@@ -37,12 +37,11 @@ def decide(store, *entries: Entry):
     return store.append(store.read(None).position, entries)
 
 
-@pytest.mark.parametrize("is_sorted", [False, True])
-def test_texts_of_one_hash_are_told_apart(url, is_sorted, monkeypatch):
+@pytest.mark.parametrize("many", [1, 32])
+def test_texts_of_one_hash_are_told_apart(url, many, monkeypatch):
     one, other = TWINS
     assert crc32(one.encode()) == crc32(other.encode())
-    if is_sorted:
-        monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 2)
+    monkeypatch.setattr(hash_index, "_MANY", many)
     store = open_online_store(url)
     decide(store, Entry(payment(one, NOON_US, 1, one, one), b"one"))
     assert (store.decision(other), store.transaction(other)) == (None, None)
@@ -67,10 +66,10 @@ def test_each_decision_of_a_row_is_found_whatever_its_size(url):
     store.close()
 
 
-@pytest.mark.parametrize("sorted_every", [1, 3, 1_024])
+@pytest.mark.parametrize("table_lines", [1, 4, 1_024])
 @pytest.mark.parametrize("near", [0, 2, 1_000])
-def test_lines_are_found_wherever_they_are(url, sorted_every, near, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+def test_lines_are_found_wherever_they_are(url, table_lines, near, monkeypatch):
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", table_lines)
     monkeypatch.setattr(sqlite_log, "_NEAR", near)
     with closing(open_online_store(url)) as writer, closing(open_online_store(url)) as reader:
         made = []
@@ -112,7 +111,8 @@ def test_with_too_many_in_the_log_the_oldest_move_and_nothing_is_lost(url, monke
 
 
 def test_the_index_lets_go_of_what_moved(url, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 8)
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", 8)
+    monkeypatch.setattr(sqlite_log, "_FORGOTTEN_EVERY", 8)
     store = open_online_store(url)
     for day in range(3):
         for number in range(20):
@@ -120,9 +120,10 @@ def test_the_index_lets_go_of_what_moved(url, monkeypatch):
         store.rebuild(*tables_of([], []), NOON + timedelta(days=day, seconds=1))
         store.read(None)
     index = store._index
-    # Decisions of two days are found, so their identifiers stay; cards and merchants are in the tables of histories.
-    assert len(index._of_id._numbers) == 40
-    assert len(index._of_card._numbers) == len(index._of_merchant._numbers) == 0
+    # Decisions of two days are found, so the identifiers of 21 to 60 stay; cards and merchants are in the tables of
+    # histories. Of tables of eight lines the ones with 17 to 24 and 57 to 64 are the last that go.
+    assert len(index._of_id) == 48
+    assert len(index._of_card) == len(index._of_merchant) == 8
     store.rebuild(*tables_of([], []), NOON + timedelta(days=5))
     store.read(None)
     assert ask(url, "select count(*) from log") == [(0,)]
@@ -204,9 +205,11 @@ def test_a_look_at_the_log_that_ends_half_way_counts_nothing_twice(url):
         assert ids(reader.history("tok_a", "m1", NOON_US + 999).card) == [f"t{number:03}" for number in range(200)]
 
 
-@pytest.mark.parametrize("sorted_every", [1, 7, 1_024])
-def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url, sorted_every, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+@pytest.mark.parametrize("table_lines", [1, 8, 1_024])
+@pytest.mark.parametrize("many", [1, 32])
+def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url, table_lines, many, monkeypatch):
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", table_lines)
+    monkeypatch.setattr(hash_index, "_MANY", many)
     with closing(open_online_store(url)) as before:
         for number in range(40):
             decide(
