@@ -55,6 +55,8 @@ class Decided(NamedTuple):
 
     transaction_id: str
     event_time_us: int
+    # No field: it is not looked for by them, as it is no event. The hash of nothing is 0.
+    card_id = merchant_id = ""
 
 
 Line = ScoredTransaction | LabelArrival | Decided
@@ -156,13 +158,7 @@ def _crc(texts: Iterable[str]) -> list[int]:
 
 
 def _hashes(lines: Sequence[Line]) -> Hashes:
-    hashes = np.zeros((3, len(lines)), np.uint32)
-    hashes[0] = _crc(map(_ID_OF, lines))
-    # Of a card or merchant only events are asked.
-    places = [place for place, line in enumerate(lines) if type(line) is not Decided]
-    events = lines if len(places) == len(lines) else [lines[place] for place in places]
-    hashes[1, places], hashes[2, places] = _crc(map(_CARD_OF, events)), _crc(map(_MERCHANT_OF, events))
-    return hashes
+    return np.array([_crc(map(text_of, lines)) for text_of in (_ID_OF, _CARD_OF, _MERCHANT_OF)], np.uint32)
 
 
 def _encoded(lines: Sequence[Line]) -> bytes:
@@ -232,9 +228,11 @@ class LogIndex:
 
     def _add(self, hashes: Hashes, numbers: NDArray[np.int64], folded: int) -> None:
         self._of_id.add(hashes[0], numbers)
-        is_folded = numbers.searchsorted(folded, "right")
-        for places, own in ((self._of_card, hashes[1]), (self._of_merchant, hashes[2])):
-            places.add(own[is_folded:], numbers[is_folded:])
+        if numbers.item(0) <= folded:
+            is_logged = numbers > folded
+            hashes, numbers = hashes[:, is_logged], numbers[is_logged]
+        self._of_card.add(hashes[1], numbers)
+        self._of_merchant.add(hashes[2], numbers)
 
     def _events(
         self, connection: sqlite3.Connection, places: HashIndex, id_: str, after: int, whose: Callable[[Line], str]
