@@ -27,10 +27,6 @@ class HashIndex:
     def __init__(self) -> None:
         self._tables: list[_Table] = []
 
-    def __len__(self) -> int:
-        """Lines that there is room for, as they come by whole tables."""
-        return _TABLE_LINES * len(self._tables)
-
     def add(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
         """Add lines, in ascending order, that come after all others. Both of shape (n,)."""
         while len(numbers):
@@ -85,7 +81,7 @@ class _Table:
         self._hashes = np.zeros(_TABLE_LINES + 1, np.uint32)
         self._before = np.zeros(_TABLE_LINES + 1, np.int32)
         # The same memory: one number of it costs a third of what NumPy takes for it.
-        self._each = memoryview(self._newest), memoryview(self._hashes), memoryview(self._before)
+        self._each = self._newest.data, self._hashes.data, self._before.data
 
     def add(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
         if len(hashes) >= _MANY:

@@ -6,20 +6,21 @@ bring is put into those tables then. Until then every process finds events in th
 keeps in memory.
 
 Every event, and every decision on a transaction that was there already, has a number, in the order they were recorded.
-A row has the number of its last one, and a line of JSON for each: the values of a ScoredTransaction, a LabelArrival or
-a Decided, in the order of its fields; as they have 15, 7 and 2, one sees which it is.
+A row has the number of its last one, and a line for each:
+
+    T[...]  a transaction, its values in the order of ScoredTransaction
+    L[...]  a label arrival
+    D[...]  identifier and event time of a transaction that was there already, and is decided now
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -55,22 +56,24 @@ class Decided(NamedTuple):
 
     transaction_id: str
     event_time_us: int
-    # No field: it is not looked for by them, as it is no event. The hash of nothing is 0.
-    card_id = merchant_id = ""
+
+    # Nothing, of which the hash is 0: it is no event of its card and merchant.
+    @property
+    def card_id(self) -> str:
+        return ""
+
+    @property
+    def merchant_id(self) -> str:
+        return ""
 
 
 Line = ScoredTransaction | LabelArrival | Decided
-_VALUES: dict[type, Callable[[Any], tuple]] = {
-    ScoredTransaction: following.TRANSACTION_VALUES,
-    LabelArrival: following.LABEL_VALUES,
-    Decided: tuple,
+_LETTERS: dict[type[Line], tuple[bytes, Callable[[Any], tuple]]] = {
+    ScoredTransaction: (b"T", following.TRANSACTION_VALUES),
+    LabelArrival: (b"L", following.LABEL_VALUES),
+    Decided: (b"D", tuple),
 }
-_KINDS: dict[int, Callable[..., Line]] = {
-    len(fields(ScoredTransaction)): ScoredTransaction,
-    len(fields(LabelArrival)): LabelArrival,
-    len(Decided._fields): Decided,
-}
-_ENCODER = msgspec.json.Encoder()
+_KINDS: dict[bytes, type[Line]] = {letter: kind for kind, (letter, _) in _LETTERS.items()}
 _ID_OF, _CARD_OF, _MERCHANT_OF = attrgetter("transaction_id"), attrgetter("card_id"), attrgetter("merchant_id")
 
 Hashes = NDArray[np.uint32]
@@ -124,7 +127,7 @@ def rows_after(connection: sqlite3.Connection, number: int) -> Iterator[tuple[in
     for last, written in connection.execute(
         "select number, lines from log where number > ? order by number", (number,)
     ):
-        yield last, [_decoded(line) for line in written.splitlines()]
+        yield last, [_decoded(line) for line in written.split(b"\n")]
 
 
 def table_rows(lines: Iterable[Line]) -> dict[Table, list[tuple]]:
@@ -162,12 +165,15 @@ def _hashes(lines: Sequence[Line]) -> Hashes:
 
 
 def _encoded(lines: Sequence[Line]) -> bytes:
-    return _ENCODER.encode_lines([_VALUES[type(line)](line) for line in lines])
+    encoded = []
+    for line in lines:
+        letter, values_of = _LETTERS[type(line)]
+        encoded.append(letter + orjson.dumps(values_of(line)))
+    return b"\n".join(encoded)
 
 
 def _decoded(line: bytes) -> Line:
-    values = orjson.loads(line)
-    return _KINDS[len(values)](*values)
+    return _KINDS[line[:1]](*orjson.loads(line[1:]))
 
 
 class LogIndex:
@@ -278,7 +284,7 @@ def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[F
                 break
             if wanted[position] > last:
                 continue
-            row = _Row(last, written.splitlines(), orjson.loads(sizes) if sizes else [])
+            row = _Row(last, written.split(b"\n"), orjson.loads(sizes) if sizes else [])
             while position < len(wanted) and wanted[position] <= last:
                 if wanted[position] >= row.first:
                     yield Found(wanted[position], _decoded(row.lines[wanted[position] - row.first]), row)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised with every change of the tables; a store of another layout is emptied when opened, and rebuilt.
-LAYOUT = 6
+LAYOUT = 5
 
 _EPOCH = datetime(1970, 1, 1)
 _DAY_US = 86_400_000_000
