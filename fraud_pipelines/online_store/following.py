@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 
 
 Change = ScoredTransaction | LabelArrival
-_TRANSACTION_VALUES, _LABEL_VALUES = (
+TRANSACTION_VALUES, LABEL_VALUES = (
     attrgetter(*(field.name for field in fields(kind))) for kind in (ScoredTransaction, LabelArrival)
 )
 
@@ -95,8 +95,8 @@ class Outcome:
 def encode(change: Change) -> tuple[int, bytes]:
     """Whether it is a label arrival (1 or 0), and its values as JSON."""
     if isinstance(change, LabelArrival):
-        return 1, orjson.dumps(_LABEL_VALUES(change))
-    return 0, orjson.dumps(_TRANSACTION_VALUES(change))
+        return 1, orjson.dumps(LABEL_VALUES(change))
+    return 0, orjson.dumps(TRANSACTION_VALUES(change))
 
 
 def decode(is_label: int, body: bytes) -> Change:

@@ -2,8 +2,8 @@
 
 Writing one row at the end of a table costs a tenth of writing each event where its card, its merchant and its
 identifier lie in the tables of histories. A rebuild brings nearly all of it from the warehouse anyway; what it does not
-bring is put into those tables then. Until then every process finds events in the log by a small index that it keeps in
-memory, twelve bytes per text and event.
+bring is put into those tables then. Until then every process finds events in the log by an index of hashes that it
+keeps in memory.
 
 Every event, and every decision on a transaction that was there already, has a number, in the order they were recorded.
 A row has the number of its last one, and a line for each:
@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -26,8 +26,9 @@ import orjson
 from numpy.typing import NDArray
 
 from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
-from fraud_pipelines.online_store import state
-from fraud_pipelines.online_store.following import Change, decode, encode
+from fraud_pipelines.online_store import following, state
+from fraud_pipelines.online_store.following import Change
+from fraud_pipelines.online_store.hash_index import HashIndex
 from fraud_pipelines.online_store.state import LABEL_ARRIVALS, TRANSACTIONS, Table
 
 _INSERT = (
@@ -36,9 +37,9 @@ _INSERT = (
 )
 COUNTS = {TRANSACTIONS: "transactions", LABEL_ARRIVALS: "labels"}
 """The column of `log` that counts a row's events of each table."""
-# New places are kept in a dictionary until there are so many, then sorted among the others.
-_SORTED_EVERY = 1_024
 _NEAR = 16
+# The index lets go of what is folded once so many lines are.
+_FORGOTTEN_EVERY = 65_536
 
 
 class Numbers(NamedTuple):
@@ -56,9 +57,24 @@ class Decided(NamedTuple):
     transaction_id: str
     event_time_us: int
 
+    # Nothing, of which the hash is 0: it is no event of its card and merchant.
+    @property
+    def card_id(self) -> str:
+        return ""
+
+    @property
+    def merchant_id(self) -> str:
+        return ""
+
 
 Line = ScoredTransaction | LabelArrival | Decided
-
+_LETTERS: dict[type[Line], tuple[bytes, Callable[[Any], tuple]]] = {
+    ScoredTransaction: (b"T", following.TRANSACTION_VALUES),
+    LabelArrival: (b"L", following.LABEL_VALUES),
+    Decided: (b"D", tuple),
+}
+_KINDS: dict[bytes, type[Line]] = {letter: kind for kind, (letter, _) in _LETTERS.items()}
+_ID_OF, _CARD_OF, _MERCHANT_OF = attrgetter("transaction_id"), attrgetter("card_id"), attrgetter("merchant_id")
 
 Hashes = NDArray[np.uint32]
 """Of some lines, shape (3, n): of their identifiers, cards and merchants; 0 where a line has none."""
@@ -86,13 +102,13 @@ def write(
 ) -> Written:
     """Append a row, with a decision for each line where there are decisions."""
     newest = now.newest + len(lines)
-    transactions = sum(type(line) is ScoredTransaction for line in lines)
-    labels = sum(type(line) is LabelArrival for line in lines)
-    written, all_decisions, sizes = b"\n".join(map(_encoded, lines)), None, None
+    kinds = list(map(type, lines))
+    transactions, labels = kinds.count(ScoredTransaction), kinds.count(LabelArrival)
+    written, all_decisions, sizes = _encoded(lines), None, None
     if decisions is not None:
-        all_decisions, sizes = b"".join(decisions), orjson.dumps([len(decision) for decision in decisions])
+        all_decisions, sizes = b"".join(decisions), orjson.dumps(list(map(len, decisions)))
     newest_us = max(line.event_time_us for line in lines)
-    hashes = np.array([_hashes(line) for line in lines], np.uint32).T
+    hashes = _hashes(lines)
     connection.execute(
         _INSERT, (newest, newest_us, transactions, labels, hashes.tobytes(), written, all_decisions, sizes)
     )
@@ -140,23 +156,24 @@ def decision_of(connection: sqlite3.Connection, found: Found) -> bytes:
     return decision or b""  # SQLite has no part of nothing
 
 
-def _hashes(line: Line) -> tuple[int, int, int]:
-    id_ = crc32(line.transaction_id.encode())
-    if isinstance(line, Decided):
-        return id_, 0, 0
-    return id_, crc32(line.card_id.encode()), crc32(line.merchant_id.encode())
+def _crc(texts: Iterable[str]) -> list[int]:
+    return list(map(crc32, map(str.encode, texts)))
 
 
-def _encoded(line: Line) -> bytes:
-    if isinstance(line, Decided):
-        return b"D" + orjson.dumps([line.transaction_id, line.event_time_us])
-    is_label, body = encode(line)
-    return (b"L" if is_label else b"T") + body
+def _hashes(lines: Sequence[Line]) -> Hashes:
+    return np.array([_crc(map(text_of, lines)) for text_of in (_ID_OF, _CARD_OF, _MERCHANT_OF)], np.uint32)
+
+
+def _encoded(lines: Sequence[Line]) -> bytes:
+    encoded = []
+    for line in lines:
+        letter, values_of = _LETTERS[type(line)]
+        encoded.append(letter + orjson.dumps(values_of(line)))
+    return b"\n".join(encoded)
 
 
 def _decoded(line: bytes) -> Line:
-    kind, body = line[:1], line[1:]
-    return Decided(*orjson.loads(body)) if kind == b"D" else decode(kind == b"L", body)
+    return _KINDS[line[:1]](*orjson.loads(line[1:]))
 
 
 class LogIndex:
@@ -167,7 +184,7 @@ class LogIndex:
 
     def __init__(self) -> None:
         self._newest = self._dropped = 0
-        self._of_id, self._of_card, self._of_merchant = _Places(), _Places(), _Places()
+        self._of_id, self._of_card, self._of_merchant = HashIndex(), HashIndex(), HashIndex()
 
     def follow(self, connection: sqlite3.Connection, now: Numbers) -> None:
         """Take in what was recorded since, up to where the log is in this snapshot."""
@@ -181,7 +198,7 @@ class LogIndex:
                 self._add(np.hstack(hashes), np.concatenate([np.arange(*end) for end in ends]), now.folded)
             self._newest = now.newest
         # Those that are folded are not looked at, either way: they go when they have become many.
-        if now.folded - self._dropped > max(_SORTED_EVERY, (now.newest - now.folded) // 4):
+        if now.folded - self._dropped >= _FORGOTTEN_EVERY:
             self._dropped = now.folded
             # Four bytes for each of three hashes of a line.
             before = connection.execute(
@@ -201,34 +218,34 @@ class LogIndex:
     def of_ids(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[Found]]:
         """Every line of these identifiers, in the order they were recorded; identifiers without one are left out."""
         found: dict[str, list[Found]] = {}
-        for id_, numbers in self._of_id.find(ids):
-            lines = [one for one in _lines(connection, numbers) if one.line.transaction_id == id_]
+        for position, numbers in self._of_id.find_each(_crc(ids)).items():
+            lines = [one for one in _lines(connection, numbers) if one.line.transaction_id == ids[position]]
             if lines:
-                found[id_] = lines
+                found[ids[position]] = lines
         return found
 
     def of_card(self, connection: sqlite3.Connection, card_id: str, after: int) -> list[Change]:
         """Events of a card after a number, in the order they were recorded."""
-        return self._events(connection, self._of_card, card_id, after, attrgetter("card_id"))
+        return self._events(connection, self._of_card, card_id, after, _CARD_OF)
 
     def of_merchant(self, connection: sqlite3.Connection, merchant_id: str, after: int) -> list[Change]:
         """Events of a merchant after a number, in the order they were recorded."""
-        return self._events(connection, self._of_merchant, merchant_id, after, attrgetter("merchant_id"))
+        return self._events(connection, self._of_merchant, merchant_id, after, _MERCHANT_OF)
 
     def _add(self, hashes: Hashes, numbers: NDArray[np.int64], folded: int) -> None:
         self._of_id.add(hashes[0], numbers)
-        is_logged = numbers > folded
-        for places, own in ((self._of_card, hashes[1]), (self._of_merchant, hashes[2])):
-            places.add(own[is_logged], numbers[is_logged])
+        if numbers.item(0) <= folded:
+            is_logged = numbers > folded
+            hashes, numbers = hashes[:, is_logged], numbers[is_logged]
+        self._of_card.add(hashes[1], numbers)
+        self._of_merchant.add(hashes[2], numbers)
 
     def _events(
-        self, connection: sqlite3.Connection, places: _Places, id_: str, after: int, whose: Callable[[Line], str]
+        self, connection: sqlite3.Connection, places: HashIndex, id_: str, after: int, whose: Callable[[Line], str]
     ) -> list[Change]:
-        for _, numbers in places.find([id_]):
-            lines = _lines(connection, [number for number in numbers if number > after])
-            # By hash: other texts may be among them.
-            return [one.line for one in lines if not isinstance(one.line, Decided) and whose(one.line) == id_]
-        return []
+        lines = _lines(connection, places.find(crc32(id_.encode()), after))
+        # By hash: other texts may be among them.
+        return [one.line for one in lines if not isinstance(one.line, Decided) and whose(one.line) == id_]
 
 
 class _Row(NamedTuple):
@@ -276,59 +293,3 @@ def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[F
                 return
         else:
             return
-
-
-class _Places:
-    """In which lines a text occurs, by a hash of 32 bits: a few lines of other texts may be among them."""
-
-    def __init__(self) -> None:
-        # The newest: a number, or all of them where there are several. Most texts occur once in so few lines.
-        self._fresh: dict[int, int | list[int]] = {}
-        self._fresh_lines = 0
-        self._hashes, self._numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
-
-    def add(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
-        """Add lines that come after all others."""
-        if len(hashes) >= _SORTED_EVERY:
-            self._merge(hashes, numbers)
-            return
-        fresh = self._fresh
-        for hashed, number in zip(hashes.tolist(), numbers.tolist(), strict=True):
-            fresh[hashed] = [*_listed(fresh[hashed]), number] if hashed in fresh else number
-        self._fresh_lines += len(hashes)
-        if self._fresh_lines >= _SORTED_EVERY:
-            self._sort()
-
-    def find(self, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-        """Of each text that may occur anywhere, the numbers of the lines."""
-        hashes = [crc32(text.encode()) for text in texts]
-        wanted = np.array(hashes, np.uint32)
-        starts, ends = self._hashes.searchsorted(wanted).tolist(), self._hashes.searchsorted(wanted, "right").tolist()
-        for text, hashed, start, end in zip(texts, hashes, starts, ends, strict=True):
-            if end > start or hashed in self._fresh:
-                yield text, [*self._numbers[start:end].tolist(), *_listed(self._fresh.get(hashed, []))]
-
-    def drop(self, number: int) -> None:
-        """Forget the lines up to a number."""
-        self._sort()
-        is_kept = self._numbers > number
-        self._hashes, self._numbers = self._hashes[is_kept], self._numbers[is_kept]
-
-    def _sort(self) -> None:
-        places = [(hashed, number) for hashed, found in self._fresh.items() for number in _listed(found)]
-        self._fresh.clear()
-        self._fresh_lines = 0
-        if places:
-            hashes, numbers = zip(*places, strict=True)
-            self._merge(np.array(hashes, np.uint32), np.array(numbers, np.int64))
-
-    def _merge(self, hashes: NDArray[np.uint32], numbers: NDArray[np.int64]) -> None:
-        order = hashes.argsort(kind="stable")
-        # Two copies of everything cost less than sorting everything again.
-        at = self._hashes.searchsorted(hashes[order], "right")
-        self._hashes = np.insert(self._hashes, at, hashes[order])
-        self._numbers = np.insert(self._numbers, at, numbers[order])
-
-
-def _listed(numbers: int | list[int]) -> list[int]:
-    return [numbers] if isinstance(numbers, int) else numbers

@@ -12,10 +12,15 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fraud_pipelines.errors import OnlineStoreUnavailable
-from fraud_pipelines.online_store import open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
+from fraud_pipelines.features.online import LabelArrival, ScoredTransaction
+from fraud_pipelines.online_store import hash_index, open_online_store, sqlite_backend, sqlite_log, sqlite_snapshot
 from fraud_pipelines.online_store.following import DECISIONS_KEPT_US, Entry
+from fraud_pipelines.online_store.sqlite_log import Decided, LogIndex
+from fraud_pipelines.online_store.sqlite_tables import create_tables
 from tests.stored_events import DAY_US, NOON, NOON_US, ids, label, payment, tables_of
 
 # Two words of one hash.
@@ -37,12 +42,11 @@ def decide(store, *entries: Entry):
     return store.append(store.read(None).position, entries)
 
 
-@pytest.mark.parametrize("is_sorted", [False, True])
-def test_texts_of_one_hash_are_told_apart(url, is_sorted, monkeypatch):
+@pytest.mark.parametrize("many", [1, 32])
+def test_texts_of_one_hash_are_told_apart(url, many, monkeypatch):
     one, other = TWINS
     assert crc32(one.encode()) == crc32(other.encode())
-    if is_sorted:
-        monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 2)
+    monkeypatch.setattr(hash_index, "_MANY", many)
     store = open_online_store(url)
     decide(store, Entry(payment(one, NOON_US, 1, one, one), b"one"))
     assert (store.decision(other), store.transaction(other)) == (None, None)
@@ -67,10 +71,10 @@ def test_each_decision_of_a_row_is_found_whatever_its_size(url):
     store.close()
 
 
-@pytest.mark.parametrize("sorted_every", [1, 3, 1_024])
+@pytest.mark.parametrize("table_lines", [1, 4, 1_024])
 @pytest.mark.parametrize("near", [0, 2, 1_000])
-def test_lines_are_found_wherever_they_are(url, sorted_every, near, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+def test_lines_are_found_wherever_they_are(url, table_lines, near, monkeypatch):
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", table_lines)
     monkeypatch.setattr(sqlite_log, "_NEAR", near)
     with closing(open_online_store(url)) as writer, closing(open_online_store(url)) as reader:
         made = []
@@ -112,7 +116,8 @@ def test_with_too_many_in_the_log_the_oldest_move_and_nothing_is_lost(url, monke
 
 
 def test_the_index_lets_go_of_what_moved(url, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", 8)
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", 8)
+    monkeypatch.setattr(sqlite_log, "_FORGOTTEN_EVERY", 8)
     store = open_online_store(url)
     for day in range(3):
         for number in range(20):
@@ -120,9 +125,11 @@ def test_the_index_lets_go_of_what_moved(url, monkeypatch):
         store.rebuild(*tables_of([], []), NOON + timedelta(days=day, seconds=1))
         store.read(None)
     index = store._index
-    # Decisions of two days are found, so their identifiers stay; cards and merchants are in the tables of histories.
-    assert len(index._of_id._numbers) == 40
-    assert len(index._of_card._numbers) == len(index._of_merchant._numbers) == 0
+    # Decisions of two days are found, so the identifiers of 21 to 60 stay; cards and merchants are in the tables of
+    # histories. Of tables of eight lines the ones with 17 to 24 and 57 to 64 are the last that go.
+    assert [table.first for table in index._of_id._tables] == [17, 25, 33, 41, 49, 57]
+    assert [table.first for table in index._of_card._tables] == [57]
+    assert [table.first for table in index._of_merchant._tables] == [57]
     store.rebuild(*tables_of([], []), NOON + timedelta(days=5))
     store.read(None)
     assert ask(url, "select count(*) from log") == [(0,)]
@@ -204,9 +211,11 @@ def test_a_look_at_the_log_that_ends_half_way_counts_nothing_twice(url):
         assert ids(reader.history("tok_a", "m1", NOON_US + 999).card) == [f"t{number:03}" for number in range(200)]
 
 
-@pytest.mark.parametrize("sorted_every", [1, 7, 1_024])
-def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url, sorted_every, monkeypatch):
-    monkeypatch.setattr(sqlite_log, "_SORTED_EVERY", sorted_every)
+@pytest.mark.parametrize("table_lines", [1, 8, 1_024])
+@pytest.mark.parametrize("many", [1, 32])
+def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url, table_lines, many, monkeypatch):
+    monkeypatch.setattr(hash_index, "_TABLE_LINES", table_lines)
+    monkeypatch.setattr(hash_index, "_MANY", many)
     with closing(open_online_store(url)) as before:
         for number in range(40):
             decide(
@@ -221,3 +230,69 @@ def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url
         assert after.record_transaction(payment("t3 0", NOON_US + 3)) is False
         decide(after, Entry(payment("new", NOON_US + 40), b"new"))
         assert ids(after.history("tok_a", "m1", NOON_US + 99).card) == [*expected, "new"]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+OPTIONAL_TEXTS, DEGREES = st.none() | TEXTS, st.none() | st.floats(allow_nan=False, allow_infinity=False)
+LINES = st.one_of(
+    st.builds(
+        ScoredTransaction,
+        *(TEXTS, NUMBERS, TEXTS, TEXTS, NUMBERS, TEXTS),
+        *(OPTIONAL_TEXTS,) * 5,
+        *(DEGREES,) * 4,
+    ),
+    st.builds(LabelArrival, TEXTS, NUMBERS, NUMBERS, st.booleans(), TEXTS, TEXTS, NUMBERS),
+    st.builds(Decided, TEXTS, NUMBERS),
+)
+
+
+@given(st.lists(st.lists(LINES, min_size=1, max_size=5), max_size=4))
+def test_lines_come_back_as_they_were_written(rows):
+    """Any text, a line's end in it too, any number to its last bit, and each line as what it is."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create_tables(connection)
+        now, index = sqlite_log.numbers(connection), LogIndex()
+        for lines in rows:
+            written = sqlite_log.write(connection, now, lines)
+            index.wrote(written)
+            now = written.after
+        made = [line for lines in rows for line in lines]
+        found = [line for _, lines in sqlite_log.rows_after(connection, 0) for line in lines]
+        assert list(map(repr, found)) == list(map(repr, made))  # which tells 0.0 from -0.0, and True from 1
+        events = [line for line in made if type(line) is not Decided]
+        assert sqlite_log.changes_after(connection, 0) == events
+        after = LogIndex()
+        after.follow(connection, now)
+        for one in (index, after):
+            for line in made:
+                id_ = line.transaction_id
+                of_id = [found.line for found in one.of_ids(connection, [id_])[id_]]
+                assert of_id == [other for other in made if other.transaction_id == id_]
+            for line in events:
+                assert one.of_card(connection, line.card_id, 0) == [e for e in events if e.card_id == line.card_id]
+                assert one.of_merchant(connection, line.merchant_id, 0) == [
+                    e for e in events if e.merchant_id == line.merchant_id
+                ]
+
+
+def test_what_would_not_come_back_as_it_is_refused(url):
+    store = open_online_store(url)
+    for transaction in (payment("t", NOON_US, 2**64), payment("t", NOON_US, category="\ud800")):
+        with pytest.raises(TypeError):
+            decide(store, Entry(transaction, b"d"))
+    assert store.sizes()["transactions"] == 0
+    store.close()
+
+
+def test_a_file_of_the_version_before_keeps_its_pages(tmp_path):
+    for name, page_bytes in (("old", 4096), ("new", 8192)):
+        path = tmp_path / f"{name}.sqlite"
+        if name == "old":
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute(f"pragma page_size = {page_bytes}")
+                connection.execute("create table of_old (a)")
+        with closing(open_online_store(f"sqlite:///{path}")) as store:
+            decide(store, Entry(payment("t", NOON_US), b"d"))
+            assert store.decision("t") == b"d"
+        assert ask(f"sqlite:///{path}", "pragma page_size") == [(page_bytes,)]
