@@ -3,17 +3,20 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from sqlalchemy.exc import DataError, IntegrityError
 
 from fraud_pipelines.errors import ContractBroken, PermanentError, RetryableError
 from fraud_pipelines.ledger import DecisionRow, Feedback, Ledger, ShadowDecision
-from fraud_pipelines.ledger.records import written, written_us
+from fraud_pipelines.ledger.decision_log import PIECE_ROWS
+from fraud_pipelines.ledger.records import FIRST_US, LAST_US, written, written_us
 from serving.answers import DECISION_RECORD, feedback_of, is_decision, shadow_of
 
 
@@ -56,12 +59,12 @@ class FeatureNames:
         return self._folder / f"{spec_hash}.json"
 
 
-class _Model(msgspec.Struct):
+class _Model(msgspec.Struct, gc=False):
     version: str
     bundle_digest: str
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, gc=False):
     """What the ledger has columns for; it stores the rest as text."""
 
     transaction_id: str
@@ -76,56 +79,82 @@ class _Answer(msgspec.Struct):
     fallback: str | None
 
 
-class _Request(msgspec.Struct):
-    event_time_us: int
+class _Request(msgspec.Struct, gc=False):
+    event_time_us: Annotated[int, msgspec.Meta(ge=FIRST_US, le=LAST_US)]
     card_id: str
     merchant_id: str
 
 
-_answer_in, _request_in = msgspec.json.Decoder(_Answer).decode, msgspec.json.Decoder(_Request).decode
+# Of a whole batch at once: each call has its price.
+_answers_in = msgspec.json.Decoder(list[_Answer]).decode
+_requests_in = msgspec.json.Decoder(list[_Request]).decode
 
 
-def row_of(record: bytes) -> tuple[DecisionRow, int]:
-    """The ledger's row of a record, and how many features it has.
+def rows_of(records: Sequence[bytes]) -> tuple[list[DecisionRow], list[int]]:
+    """The ledger's rows of records, and how many features each has.
 
-    The record's parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
+    The records' parts are taken over as they are written: inside a JSON string a quote is escaped, so what separates
     the parts cannot stand in one.
 
     Raises:
-        ValueError, msgspec.MsgspecError: it is no record of a decision.
+        ValueError, msgspec.MsgspecError: one is no record of a decision.
     """
-    answer_to = record.index(b',"request":{')
-    request_to = record.index(b'},"features":', answer_to)
-    answer_text, request_text = record[len(DECISION_RECORD) : answer_to], record[answer_to + 11 : request_to + 1]
-    features = record[request_to + 13 : -1]
-    answer, request = _answer_in(answer_text), _request_in(request_text)
-    model, thresholds = answer.model, str(answer.thresholds, "utf-8")
-    is_without = features == b"null"
-    row = DecisionRow(
-        answer.transaction_id,
-        written_us(request.event_time_us),
-        request.card_id,
-        request.merchant_id,
-        answer.decision,
-        answer.fraud_probability,
-        answer.anomaly_score,
-        model.version if model else None,
-        model.bundle_digest if model else None,
-        "{}" if thresholds == "null" else thresholds,
-        str(answer.reasons, "utf-8"),
-        "[]" if is_without else features.decode(),
-        answer.feature_spec_hash,
-        request_text.decode(),
-        answer.fallback,
-        _written(answer.decided_at),
-        answer_text.decode(),
-    )
-    return row, 0 if is_without else features.count(b",") + 1
+    answers: list[str] = []
+    requests: list[str] = []
+    features: list[str] = []
+    for record in records:
+        text = record.decode()
+        answer_to = text.index(',"request":{')
+        request_to = text.index('},"features":', answer_to) + 1
+        answers.append(text[len(DECISION_RECORD) : answer_to])
+        requests.append(text[answer_to + len(',"request":') : request_to])
+        features.append(text[request_to + len(',"features":') : -1])
+    read_requests = _requests_in(f"[{','.join(requests)}]")
+    event_times = written_us([request.event_time_us for request in read_requests])
+    rows = []
+    for answer, answer_text, request, request_text, event_time, vector in zip(
+        _answers_in(f"[{','.join(answers)}]"), answers, read_requests, requests, event_times, features, strict=True
+    ):
+        model, thresholds = answer.model, str(answer.thresholds, "utf-8")
+        rows.append(
+            DecisionRow(
+                answer.transaction_id,
+                event_time,
+                request.card_id,
+                request.merchant_id,
+                answer.decision,
+                answer.fraud_probability,
+                answer.anomaly_score,
+                model.version if model else None,
+                model.bundle_digest if model else None,
+                "{}" if thresholds == "null" else thresholds,
+                str(answer.reasons, "utf-8"),
+                "[]" if vector == "null" else vector,
+                answer.feature_spec_hash,
+                request_text,
+                answer.fallback,
+                _written(answer.decided_at),
+                answer_text,
+            )
+        )
+    return rows, [0 if vector == "null" else vector.count(",") + 1 for vector in features]
 
 
 @lru_cache(maxsize=256)  # a group of decisions has one moment
 def _written(moment: str) -> str:
     return written(datetime.fromisoformat(moment).astimezone(UTC).replace(tzinfo=None))
+
+
+@contextmanager
+def _reading_records() -> Iterator[None]:
+    """Turn what is wrong with a record into a ContractBroken."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise ContractBroken(
+            f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the dead "
+            "letters beside the journal."
+        ) from error
 
 
 class Delivery:
@@ -150,33 +179,20 @@ class Delivery:
         except PermanentError as error:
             # Of the installation, not of these records: they wait until somebody has put it right.
             raise RetryableError(str(error)) from error
-        rows: list[DecisionRow] = []
-        names: dict[str, list[str]] = {}
+        decisions: list[bytes] = []
         feedback: list[Feedback] = []
         side_by_side: list[ShadowDecision] = []
-        for record in records:
-            try:
+        with _reading_records():
+            for record in records:
                 if is_decision(record):
-                    row, features = row_of(record)
-                    if features and row.feature_spec_hash is not None:
-                        if row.feature_spec_hash not in names:
-                            names[row.feature_spec_hash] = self._names_of(ledger, row.feature_spec_hash)
-                        expected = len(names[row.feature_spec_hash])
-                        if features != expected:
-                            raise ValueError(f"{features} features where the spec has {expected}")
-                    rows.append(row)
+                    decisions.append(record)
                 elif record.startswith(b'{"kind":"shadow"'):
                     side_by_side.append(shadow_of(record))
                 else:
                     feedback.append(feedback_of(record))
-            except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
-                raise ContractBroken(
-                    f"A record of the journal cannot be read: {type(error).__name__} {error}. It is kept among the "
-                    "dead letters beside the journal."
-                ) from error
         try:
-            if rows:
-                ledger.record_rows(rows, names)
+            if decisions:
+                ledger.record_rows(self._pieces(ledger, decisions))
             if feedback:
                 ledger.record_feedback(feedback)
             if side_by_side:
@@ -184,6 +200,25 @@ class Delivery:
         except (IntegrityError, DataError) as error:
             # The driver's words, not SQLAlchemy's: those would repeat the values.
             raise ContractBroken(f"The ledger refuses a record: {type(error.orig).__name__}.") from None
+
+    def _pieces(
+        self, ledger: Ledger, records: Sequence[bytes]
+    ) -> Iterator[tuple[list[DecisionRow], dict[str, list[str]]]]:
+        """The rows of decisions, a few at a time, and the names of their features by hash of the spec."""
+        names: dict[str, list[str]] = {}
+        for start in range(0, len(records), PIECE_ROWS):
+            with _reading_records():
+                rows, counts = rows_of(records[start : start + PIECE_ROWS])
+            for spec_hash, features in {(row.feature_spec_hash, n) for row, n in zip(rows, counts, strict=True) if n}:
+                if spec_hash is None:
+                    continue
+                if spec_hash not in names:
+                    names[spec_hash] = self._names_of(ledger, spec_hash)
+                expected = len(names[spec_hash])
+                with _reading_records():
+                    if features != expected:
+                        raise ValueError(f"{features} features where the spec has {expected}")
+            yield rows, names
 
     def _names_of(self, ledger: Ledger, spec_hash: str) -> list[str]:
         names = self._names.of(spec_hash) or ledger.feature_names(spec_hash)

@@ -1,9 +1,11 @@
 """What the ledger remembers, one frozen record per kind of row. Times are naive UTC."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from fraud_pipelines.errors import ContractBroken
 from fraud_pipelines.raw.tokens import mask_card_numbers
@@ -11,7 +13,11 @@ from fraud_pipelines.verdicts import Verdict
 
 # The ledger's tables that follow the stream of payments, whose rows may arrive long after their moment.
 Log = Literal["decisions", "feedback"]
-_EPOCH = datetime(1970, 1, 1)
+# The moments that a datetime can be, in microseconds since 1970.
+FIRST_US, LAST_US = (
+    (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    for moment in (datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999))
+)
 
 
 def utc_now() -> datetime:
@@ -24,15 +30,11 @@ def written(moment: datetime) -> str:
     return moment.isoformat(" ", "microseconds")
 
 
-def written_us(moment_us: int) -> str:
-    """`written` of microseconds since 1970, in a quarter of the time: moments of a stream share their minutes."""
-    minute, rest_us = divmod(moment_us, 60_000_000)
-    return f"{_minute(minute)}:{rest_us // 1_000_000:02d}.{rest_us % 1_000_000:06d}"
-
-
-@lru_cache(maxsize=4096)
-def _minute(minute: int) -> str:
-    return (_EPOCH + timedelta(minutes=minute)).isoformat(" ", "minutes")
+def written_us(moments_us: Sequence[int]) -> list[str]:
+    """`written` of moments in microseconds since 1970, of FIRST_US to LAST_US, in a fifth of the time."""
+    texts = np.datetime_as_string(np.array(moments_us, np.int64).view("datetime64[us]"))
+    texts.view("U1").reshape(-1, texts.itemsize // 4)[:, len("1970-01-01")] = " "  # numpy writes a T
+    return texts.tolist()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -31,6 +32,7 @@ from fraud_pipelines.ledger import (
     open_ledger,
 )
 from fraud_pipelines.ledger.database import MIGRATIONS
+from fraud_pipelines.ledger.decision_log import PIECE_ROWS
 from fraud_pipelines.ledger.records import written, written_us
 from fraud_pipelines.ledger.schema import model_bundles
 from fraud_pipelines.models.archive import pack, unpack
@@ -487,7 +489,7 @@ def test_a_file_of_the_version_before_keeps_its_pages_and_every_commit_is_synced
                 connection.execute(f"pragma page_size = {page_bytes}")
                 connection.execute("create table of_old (a)")
         ledger = open_ledger(f"sqlite:///{path}")
-        ledger.record_rows([row("t1", "REVIEW", 0.5)], {"s" * 64: ["a", "b"]})
+        ledger.record_rows([([row("t1", "REVIEW", 0.5)], {"s" * 64: ["a", "b"]})])
         assert ledger.decision("t1").decision == "REVIEW"
         with ledger._engine.connect() as connection:
             found = [connection.exec_driver_sql(f"pragma {name}").scalar() for name in ("page_size", "synchronous")]
@@ -515,15 +517,16 @@ def row(transaction_id: str, decision: str, probability: float | None, model_ver
 
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
 def test_a_moment_is_written_the_same_from_microseconds(moment):
-    assert written_us((moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)) == written(moment)
+    assert written_us([(moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)]) == [written(moment)]
 
 
 def test_of_two_rows_for_one_transaction_the_first_stays_whatever_they_hold(ledger):
     names = {"s" * 64: ["a", "b"]}
-    ledger.record_rows([row("t2", "REVIEW", 0.5), row("t1", "REVIEW", 0.4), row("t2", "BLOCK", None)], names)
-    ledger.record_rows([row("t1", "APPROVE", None)], names)
-    kept = ledger.decisions_on(["t1", "t2"])
-    assert {id_: found.decision for id_, found in kept.items()} == {"t1": "REVIEW", "t2": "REVIEW"}
+    ledger.record_rows([([row("t2", "REVIEW", 0.5), row("t1", "REVIEW", 0.4), row("t2", "BLOCK", None)], names)])
+    later = [row("t1", "APPROVE", None), row("t3", "BLOCK", None)]
+    ledger.record_rows([([row("t3", "REVIEW", 0.3)], names), (later, names)])
+    kept = ledger.decisions_on(["t1", "t2", "t3"])
+    assert {id_: found.decision for id_, found in kept.items()} == {"t1": "REVIEW", "t2": "REVIEW", "t3": "REVIEW"}
     assert kept["t2"].features == {"a": 1.5, "b": None}
     assert kept["t2"].answer == {"decision": "REVIEW"}
 
@@ -533,7 +536,7 @@ def test_what_was_decided_since_a_moment_whatever_its_event_time(ledger):
     for number, (event, decided) in enumerate([(9, 0), (1, 4), (2, 2), (3, 3)]):
         at, by = NOON + timedelta(hours=event), NOON + timedelta(hours=decided)
         made = row(f"t{number}", "REVIEW", 0.5)._replace(event_time=written(at), decided_at=written(by))
-        ledger.record_rows([made], {"s" * 64: ["a", "b"]})
+        ledger.record_rows([([made], {"s" * 64: ["a", "b"]})])
     since = NOON + timedelta(hours=2)
     assert ledger.decided_since(since, most=3) == {f"t{number}": NOON + timedelta(hours=number) for number in (1, 2, 3)}
     assert ledger.decided_since(since, most=2) is None
@@ -545,7 +548,7 @@ def test_a_row_comes_back_whatever_characters_it_holds(ledger):
         given = row(written_as, "REVIEW", 0.1 + 0.2, odd)._replace(
             merchant_id=odd, fallback="", request=orjson.dumps({"odd": odd}).decode(), anomaly_score=5e-324
         )
-        ledger.record_rows([given], {"s" * 64: ["a", "b"]})
+        ledger.record_rows([([given], {"s" * 64: ["a", "b"]})])
         kept = ledger.decision(written_as)
         assert (kept.transaction_id, kept.merchant_id, kept.model_version) == (written_as, odd, odd)
         assert (kept.bundle_digest, kept.fallback, kept.request) == (None, "", {"odd": odd})
@@ -555,5 +558,30 @@ def test_a_row_comes_back_whatever_characters_it_holds(ledger):
 def test_a_row_that_breaks_a_rule_of_the_table_is_told_apart_from_an_outage(ledger):
     for broken in (row(None, "REVIEW", 0.5), row("t1", "REVIEW", 0.5)._replace(merchant_id=None)):
         with pytest.raises((DataError, IntegrityError)):
-            ledger.record_rows([broken], {})
+            ledger.record_rows([([broken], {})])
     assert ledger.last_position("decisions") == 0
+
+
+def test_what_ends_a_batch_leaves_neither_rows_nor_names_of_the_pieces_before(ledger):
+    names = {"s" * 64: ["a", "b"]}
+
+    def pieces():
+        yield [row("t1", "REVIEW", 0.5)], names
+        yield [row("t2", "REVIEW", 0.5)], names
+        raise ContractBroken("the third piece cannot be read")
+
+    with pytest.raises(ContractBroken, match="third"):
+        ledger.record_rows(pieces())
+    assert ledger.decisions_on(["t1", "t2"]) == {}
+    assert ledger.feature_names("s" * 64) is None
+    ledger.record_rows([([row("t1", "REVIEW", 0.5)], names)])
+    assert ledger.decision("t1").features == {"a": 1.5, "b": None}
+
+
+def test_pieces_of_any_size_are_stored_whole(ledger):
+    sizes = [1, PIECE_ROWS - 1, PIECE_ROWS, 2, PIECE_ROWS]
+    names = {"s" * 64: ["a", "b"]}
+    ids = [[f"t{piece}-{number}" for number in range(size)] for piece, size in enumerate(sizes)]
+    ledger.record_rows([([row(transaction_id, "REVIEW", 0.5) for transaction_id in piece], names) for piece in ids])
+    assert ledger.last_position("decisions") == sum(sizes)
+    assert ledger.decisions_on(list(chain(*ids))).keys() == set(chain(*ids))

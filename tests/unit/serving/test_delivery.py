@@ -31,7 +31,7 @@ from serving.answers import (
     feedback_record,
     records_of,
 )
-from serving.delivery import Delivery, FeatureNames, row_of
+from serving.delivery import Delivery, FeatureNames, rows_of
 from serving.forwarding import Forwarder
 from serving.journal import Journal
 from tests.stored_events import NOON_US, payment
@@ -170,7 +170,7 @@ def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, f
             served = np.array(read.features, np.float64)
             np.testing.assert_array_equal(np.signbit(served[served == 0]), np.signbit(verdict.features[served == 0]))
             np.testing.assert_array_equal(served, verdict.features)
-        row, features = row_of(record)
+        (row,), (features,) = rows_of([record])
         told, now_utc = orjson.loads(answer), now.replace(tzinfo=None)
         assert (row.answer, row.decided_at, features) == (
             answer.decode(),
