@@ -1,5 +1,8 @@
 """The compiled loops of the feature engine: one function per measure, each over all asked transactions at once.
 
+Where few transactions of an entity are asked (`compute_held`), running totals over its whole history would cost more
+than they save: there each asked transaction looks back through its own windows, with the same last expressions.
+
 Rows are sorted by entity, then time. A window is a pair of row numbers per asked transaction, [low, high), which never
 crosses an entity. Whole numbers stay exact; the last expression of each measure has the operand order of the SQL macro
 of the same name, so the doubles are the same to the last bit. `empty` is what a measure of nothing is: 0.0 or NaN.
@@ -33,16 +36,18 @@ NIGHT_US = 7 * HOUR_US
 _MINUTE_US = 60_000_000.0
 _32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
+# Up to so many asked transactions of an entity each looks back on its own.
 _COUNTED_ONE_BY_ONE = 16
 # Lines of the arrays of Blocks: where an owner's rows are, and what rows of transactions and of label arrivals hold.
 START, SIZE, CAPACITY = 0, 1, 2
 TIME, AMOUNT, FIRST_LABEL, IS_FRAUD = 0, 1, 2, 2
 NEVER_US = np.iinfo(np.int64).max
 """First label of a transaction that has none."""
-# Rows computed at once: their arrays stay in the nearest caches.
-_ROWS_AT_ONCE = 2_000
+# Entities whose rows are brought near at once: more would push each other out of the nearest caches.
+_ENTITIES_AT_ONCE = 16
+# Codes below it are counted in one array, which is there for the whole call.
+_USUAL_CODES = 1_024
 
-Column = TypeVar("Column", Int64, Codes, Double)
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -77,6 +82,18 @@ def grouped(groups: Codes | Int64, count: int) -> tuple[Int64, Int64]:
 
 
 @compiled
+def is_night(time_us: int) -> bool:
+    """Whether it is in the first 7 hours of a day, UTC."""
+    return time_us % DAY_US < NIGHT_US
+
+
+@compiled
+def is_weekend(time_us: int) -> bool:
+    """Whether it is on a Saturday or Sunday, UTC: see days_of_week."""
+    return (time_us + 3 * DAY_US) % (7 * DAY_US) >= 5 * DAY_US
+
+
+@compiled
 def hours(times: Int64) -> Int64:
     """Hour of the day, UTC."""
     return times // HOUR_US % 24
@@ -99,9 +116,8 @@ def totals(times: Int64, amounts: Int64) -> tuple[Int64, Int64, Int64, Int64, In
         sums[row + 1] = sums[row] + amounts[row]
         high[row + 1] = high[row] + (square >> 32)
         low[row + 1] = low[row] + (square & 0xFFFFFFFF)
-        day = times[row] // DAY_US
-        nights[row + 1] = nights[row] + (times[row] - day * DAY_US < NIGHT_US)
-        weekends[row + 1] = weekends[row] + ((day + 3) % 7 >= 5)
+        nights[row + 1] = nights[row] + is_night(times[row])
+        weekends[row + 1] = weekends[row] + is_weekend(times[row])
     return sums, high, low, nights, weekends
 
 
@@ -138,13 +154,22 @@ def total(prefix: Int64, low: Int64, high: Int64, divisor: float) -> Double:
 
 
 @compiled
+def _mean(s: int, n: int, empty: float) -> float:
+    return np.float64(s) / (100.0 * np.float64(n)) if n > 0 else empty
+
+
+@compiled
 def mean(prefix: Int64, low: Int64, high: Int64, empty: float) -> Double:
     """Mean in major units."""
     out = np.empty(len(low))
     for i in range(len(low)):
-        n = high[i] - low[i]
-        out[i] = np.float64(prefix[high[i]] - prefix[low[i]]) / (100.0 * np.float64(n)) if n > 0 else empty
+        out[i] = _mean(prefix[high[i]] - prefix[low[i]], high[i] - low[i], empty)
     return out
+
+
+@compiled
+def _share(part: int, whole: int, empty: float) -> float:
+    return np.float64(part) / np.float64(whole) if whole > 0 else empty
 
 
 @compiled
@@ -152,9 +177,13 @@ def share(part: Int64, whole: Int64, low: Int64, high: Int64, empty: float) -> D
     """One running total in another."""
     out = np.empty(len(low))
     for i in range(len(low)):
-        n = whole[high[i]] - whole[low[i]]
-        out[i] = np.float64(part[high[i]] - part[low[i]]) / np.float64(n) if n > 0 else empty
+        out[i] = _share(part[high[i]] - part[low[i]], whole[high[i]] - whole[low[i]], empty)
     return out
+
+
+@compiled
+def _ratio_to_mean(amount: int, s: int, n: int, empty: float) -> float:
+    return np.float64(amount) * np.float64(n) / np.float64(s) if s > 0 else empty
 
 
 @compiled
@@ -163,8 +192,7 @@ def ratio_to_mean(amount: Int64, sums: Int64, counts: Int64, low: Int64, high: I
     out = np.empty(len(low))
     for i in range(len(low)):
         s = sums[high[i]] - sums[low[i]]
-        n = counts[high[i]] - counts[low[i]]
-        out[i] = np.float64(amount[i]) * np.float64(n) / np.float64(s) if s > 0 else empty
+        out[i] = _ratio_to_mean(amount[i], s, counts[high[i]] - counts[low[i]], empty)
     return out
 
 
@@ -216,18 +244,28 @@ def spread(n: int, s: int, squares_high: int, squares_low: int) -> float:
 
 
 @compiled
+def _std(n: int, s: int, squares_high: int, squares_low: int, empty: float) -> float:
+    return math.sqrt(spread(n, s, squares_high, squares_low) / np.float64(n * (n - 1))) / 100.0 if n > 1 else empty
+
+
+@compiled
 def std(sums: Int64, highs: Int64, lows: Int64, low: Int64, high: Int64, empty: float) -> Double:
     """Sample standard deviation in major units, from two rows on."""
     out = np.empty(len(low))
     for i in range(len(low)):
         a, b = low[i], high[i]
-        n = b - a
-        if n > 1:
-            d = spread(n, sums[b] - sums[a], highs[b] - highs[a], lows[b] - lows[a])
-            out[i] = math.sqrt(d / np.float64(n * (n - 1))) / 100.0
-        else:
-            out[i] = empty
+        out[i] = _std(b - a, sums[b] - sums[a], highs[b] - highs[a], lows[b] - lows[a], empty)
     return out
+
+
+@compiled
+def _zscore(amount: int, n: int, s: int, squares_high: int, squares_low: int, empty: float) -> float:
+    if n > 1:
+        d = spread(n, s, squares_high, squares_low)
+        if d > 0.0:
+            distance = np.float64(n * amount - s) / np.float64(n)
+            return distance / math.sqrt(d / np.float64(n * (n - 1)))
+    return empty
 
 
 @compiled
@@ -238,14 +276,7 @@ def zscore(
     out = np.empty(len(low))
     for i in range(len(low)):
         a, b = low[i], high[i]
-        n = b - a
-        out[i] = empty
-        if n > 1:
-            s = sums[b] - sums[a]
-            d = spread(n, s, highs[b] - highs[a], lows[b] - lows[a])
-            if d > 0.0:
-                distance = np.float64(n * amount[i] - s) / np.float64(n)
-                out[i] = distance / math.sqrt(d / np.float64(n * (n - 1)))
+        out[i] = _zscore(amount[i], b - a, sums[b] - sums[a], highs[b] - highs[a], lows[b] - lows[a], empty)
     return out
 
 
@@ -643,7 +674,7 @@ def compute(
     """Every feature of a plan: see EntityEngine.compute, which makes the plan.
 
     One line of `plan` per feature: its Op, the number of its window in `widths`, the line of `codes` it is about.
-    `baseline_us` is for own ratios, `label_baseline_us` for ordinary frauds; 0 where no feature asks.
+    `baseline_us` is for own ratios, `label_baseline_us` for ordinary frauds; 0 where no feature asks. `widths` ascend.
     """
     rows = np.arange(len(times) + 1)
     sums, squares_high, squares_low, nights, weekends = totals(times, amounts)
@@ -751,18 +782,347 @@ def compute(
     return out
 
 
+# Lines of what one asked transaction finds in each window, shortest first: places where its rows begin, and totals.
+_BEGIN, _SUM, _SQUARES_HIGH, _SQUARES_LOW, _MOST, _LEAST, _LARGE = 0, 1, 2, 3, 4, 5, 6
+_LABEL_BEGIN, _FRAUDS, _GENUINE_AMOUNTS, _ORDINARY = 7, 8, 9, 10
+
+
 @compiled
-def joined(values: Column, starts: Int64, ends: Int64) -> Column:
-    """One piece of `values` after the other."""
-    out = np.empty((ends - starts).sum(), values.dtype)
-    place = 0
-    for piece in range(len(starts)):
-        rows = values[starts[piece] : ends[piece]]
-        copy = out[place : place + len(rows)]
-        for row in range(len(rows)):  # from 0, so that it becomes one copy of memory
-            copy[row] = rows[row]
-        place += len(rows)
-    return out
+def _look_back(now_us: int, widths: Int64, begin: int, present: int, numbers: Int64, windows: Int64) -> None:
+    """Where the transactions of each window begin, and the totals and extremes of their amounts."""
+    row, s, high, low = present, 0, 0, 0
+    most, least = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    for w in range(len(widths)):
+        oldest_us = now_us - widths[w]
+        while row > begin and numbers[TIME, row - 1] > oldest_us:
+            row -= 1
+            amount = numbers[AMOUNT, row]
+            square = amount * amount
+            s += amount
+            high += square >> 32
+            low += square & 0xFFFFFFFF
+            most, least = max(most, amount), min(least, amount)
+        windows[_BEGIN, w], windows[_SUM, w], windows[_SQUARES_HIGH, w], windows[_SQUARES_LOW, w] = row, s, high, low
+        windows[_MOST, w], windows[_LEAST, w] = most, least
+
+
+@compiled
+def _look_back_at_labels(
+    now_us: int, widths: Int64, begin: int, present: int, labels: Int64, windows: Int64
+) -> tuple[int, int]:  # fmt: skip
+    """Where the labels of each window begin, its frauds and its genuine amounts.
+
+    Returns the places of the last fraud and of the last genuine label of the longest window, -1 without.
+    """
+    row, frauds, genuine_amounts = present, 0, 0
+    last_fraud, last_genuine = -1, -1
+    for w in range(len(widths)):
+        oldest_us = now_us - widths[w]
+        while row > begin and labels[TIME, row - 1] > oldest_us:
+            row -= 1
+            if labels[IS_FRAUD, row]:
+                frauds += 1
+                last_fraud = max(last_fraud, row)
+            else:
+                genuine_amounts += labels[AMOUNT, row]
+                last_genuine = max(last_genuine, row)
+        windows[_LABEL_BEGIN, w], windows[_FRAUDS, w], windows[_GENUINE_AMOUNTS, w] = row, frauds, genuine_amounts
+    return last_fraud, last_genuine
+
+
+@compiled
+def _earlier_baseline(
+    at_us: int, baseline_us: int, begin: int, low: int, high: int, s: int, numbers: Int64
+) -> tuple[int, int, int]:  # fmt: skip
+    """The rows [low, high) of the baseline of a moment and the sum of their amounts, from those of a later moment."""
+    while low > begin and numbers[TIME, low - 1] > at_us - baseline_us:
+        low -= 1
+        s += numbers[AMOUNT, low]
+    while high > low and numbers[TIME, high - 1] >= at_us:
+        high -= 1
+        s -= numbers[AMOUNT, high]
+    return low, high, s
+
+
+@compiled
+def _look_back_for_large(
+    longest: int, baseline_us: int, at_least: int, limit_tenths: int,
+    begin: int, present: int, numbers: Int64, windows: Int64, most_ratios: Double,
+) -> int:  # fmt: skip
+    """Large amounts and the largest own ratio of each window up to number `longest`; returns the last large row or -1.
+
+    See own_ratios.
+    """
+    row, low, high, s = present, present, present, 0
+    last, large, most_ratio = -1, 0, -math.inf
+    for w in range(longest + 1):
+        while row > windows[_BEGIN, w]:
+            row -= 1
+            low, high, s = _earlier_baseline(numbers[TIME, row], baseline_us, begin, low, high, s, numbers)
+            n, amount = high - low, numbers[AMOUNT, row]
+            if n >= at_least and s > 0:
+                most_ratio = max(most_ratio, np.float64(amount) * np.float64(n) / np.float64(s))
+                if is_above(amount, n, s, at_least, limit_tenths):
+                    large += 1
+                    last = max(last, row)
+        windows[_LARGE, w], most_ratios[w] = large, most_ratio
+    return last
+
+
+@compiled
+def _look_back_for_ordinary(
+    longest: int, baseline_us: int, at_least: int, limit_tenths: int,
+    begin: int, present: int, label_present: int, numbers: Int64, labels: Int64, windows: Int64,
+) -> int:  # fmt: skip
+    """Ordinary frauds of each window up to number `longest`; returns the place of the last or -1.
+
+    See ordinary_frauds.
+    """
+    row, low, high, s = label_present, present, present, 0
+    last, ordinary = -1, 0
+    for w in range(longest + 1):
+        while row > windows[_LABEL_BEGIN, w]:
+            row -= 1
+            if labels[IS_FRAUD, row]:
+                low, high, s = _earlier_baseline(labels[TIME, row], baseline_us, begin, low, high, s, numbers)
+                if not is_above(labels[AMOUNT, row], high - low, s, at_least, limit_tenths):
+                    ordinary += 1
+                    last = max(last, row)
+        windows[_ORDINARY, w] = ordinary
+    return last
+
+
+@compiled
+def _largest_code(codes: Codes) -> int:
+    largest_code = -1
+    for code in codes:
+        largest_code = max(largest_code, code)
+    return largest_code
+
+
+@compiled
+def _count_distinct(codes: Codes, seen: Int64, number: int) -> int:
+    """Different codes; -1 does not count. `seen` has a place for each code, none of which is `number` yet."""
+    count = 0
+    for code in codes:
+        if code >= 0 and seen[code] != number:
+            seen[code] = number
+            count += 1
+    return count
+
+
+@compiled
+def _count_same(codes: Codes, own: int) -> int:
+    count = 0
+    for code in codes:
+        count += code == own
+    return count
+
+
+@compiled
+def _count_after(times: Int64, moment_us: int) -> int:
+    count = 0
+    for time_us in times:
+        count += time_us > moment_us
+    return count
+
+
+@compiled
+def _count_nights(times: Int64) -> int:
+    count = 0
+    for time_us in times:
+        count += is_night(time_us)
+    return count
+
+
+@compiled
+def _count_weekends(times: Int64) -> int:
+    count = 0
+    for time_us in times:
+        count += is_weekend(time_us)
+    return count
+
+
+@compiled
+def _minutes(now_us: int, since_us: int) -> float:
+    return np.float64(now_us - since_us) / _MINUTE_US
+
+
+@compiled
+def _longest(plan: Int64, one: int, another: int, third: int) -> int:
+    """Number of the longest window of the features with one of these operations; -1 without such a feature."""
+    longest = -1
+    for feature in range(len(plan)):
+        op = plan[feature, 0]
+        if op in (one, another, third):
+            longest = max(longest, plan[feature, 1])
+    return longest
+
+
+@compiled
+def _touched(values: Int64 | Codes, step: int) -> int:
+    """Read something of each line of the processor's caches: many come at once, where a sum would wait for each."""
+    s = 0
+    for row in range(0, len(values), step):
+        s += values[row]
+    return s
+
+
+@compiled
+def _look_back_from_each(
+    plan: Int64, widths: Int64, empties: Double,
+    baseline_us: int, label_baseline_us: int, at_least: int, limit_tenths: int,
+    owners: Int64, spans: Int64, numbers: Int64, codes: Codes, places: Double, label_spans: Int64, labels: Int64,
+    asked_starts: Int64, asked: Int64, asked_amounts: Int64, asked_codes: Codes,
+    asked_latitude: Double, asked_longitude: Double,
+    matrix: Double, lines: Int64, columns: Int64,
+) -> None:  # fmt: skip
+    """What compute_held says, for the entities of which few transactions are asked.
+
+    A longer window goes on where the shorter one began, so the totals of all take one look at each row.
+    """
+    windows, most_ratios = np.zeros((11, len(widths)), np.int64), np.zeros(len(widths))
+    longest_large = _longest(plan, Op.COUNT_LARGE, Op.SINCE_LARGE, Op.MAX_RATIO)
+    longest_ordinary = _longest(plan, Op.COUNT_ORDINARY, Op.SINCE_ORDINARY, Op.SINCE_ORDINARY)
+    longest_place = _longest(plan, Op.DISTANCE, Op.SPEED, Op.SPEED)
+    seen = np.zeros(_USUAL_CODES, np.int64)
+    touched = np.zeros(1, np.int64)
+    for entity in range(len(owners)):
+        if entity % _ENTITIES_AT_ONCE == 0:
+            for owner in owners[entity : entity + _ENTITIES_AT_ONCE]:
+                begin, end = spans[START, owner], spans[START, owner] + spans[SIZE, owner]
+                touched[0] += _touched(numbers[TIME, begin:end], 8) + _touched(numbers[AMOUNT, begin:end], 8)
+                touched[0] += _touched(numbers[FIRST_LABEL, begin:end], 8)
+                for attribute in range(len(codes)):
+                    touched[0] += _touched(codes[attribute, begin:end], 16)
+                begin, end = label_spans[START, owner], label_spans[START, owner] + label_spans[SIZE, owner]
+                touched[0] += _touched(labels[TIME, begin:end], 8) + _touched(labels[IS_FRAUD, begin:end], 8)
+                touched[0] += _touched(labels[AMOUNT, begin:end], 8)
+        owner = owners[entity]
+        begin, end = spans[START, owner], spans[START, owner] + spans[SIZE, owner]
+        label_begin, label_end = label_spans[START, owner], label_spans[START, owner] + label_spans[SIZE, owner]
+        a, b = asked_starts[entity], asked_starts[entity + 1]
+        if b - a > _COUNTED_ONE_BY_ONE:
+            continue
+        for i in range(a, b):
+            present, label_present = end, label_end
+            while present > begin and numbers[TIME, present - 1] >= asked[i]:
+                present -= 1
+            while label_present > label_begin and labels[TIME, label_present - 1] > asked[i]:
+                label_present -= 1
+            now_us, amount = asked[i], asked_amounts[i]
+            _look_back(now_us, widths, begin, present, numbers, windows)
+            last_fraud, last_genuine = _look_back_at_labels(now_us, widths, label_begin, label_present, labels, windows)
+            last_large = _look_back_for_large(
+                longest_large, baseline_us, at_least, limit_tenths, begin, present, numbers, windows, most_ratios
+            )  # fmt: skip
+            last_ordinary = _look_back_for_ordinary(
+                longest_ordinary, label_baseline_us, at_least, limit_tenths,
+                begin, present, label_present, numbers, labels, windows,
+            )  # fmt: skip
+            last = present - 1
+            away = math.nan
+            if longest_place >= 0 and last >= windows[_BEGIN, longest_place]:
+                away = kilometres(places[0, last], places[1, last], asked_latitude[i], asked_longitude[i])
+            # The streak begins after the last moment with a genuine label: a fraud known with that is not of it.
+            streak = last_genuine + 1
+            while last_genuine >= 0 and streak < label_present and labels[TIME, streak] == labels[TIME, last_genuine]:
+                streak += 1
+
+            for feature in range(len(plan)):
+                op, w, attribute = plan[feature, 0], plan[feature, 1], plan[feature, 2]
+                empty = empties[feature]
+                low = windows[_BEGIN, w] if op < Op.COUNT_LABELS else windows[_LABEL_BEGIN, w]
+                n = (present if op < Op.COUNT_LABELS else label_present) - low
+                value = empty
+                if op == Op.COUNT or op == Op.COUNT_LABELS:
+                    value = np.float64(n)
+                elif op == Op.SUM:
+                    value = np.float64(windows[_SUM, w]) / 100.0
+                elif op == Op.MEAN:
+                    value = _mean(windows[_SUM, w], n, empty)
+                elif op == Op.STD:
+                    value = _std(n, windows[_SUM, w], windows[_SQUARES_HIGH, w], windows[_SQUARES_LOW, w], empty)
+                elif op == Op.ZSCORE:
+                    value = _zscore(
+                        amount, n, windows[_SUM, w], windows[_SQUARES_HIGH, w], windows[_SQUARES_LOW, w], empty
+                    )
+                elif op == Op.MAX:
+                    if n > 0:
+                        value = np.float64(windows[_MOST, w]) / 100.0
+                elif op == Op.MIN:
+                    if n > 0:
+                        value = np.float64(windows[_LEAST, w]) / 100.0
+                elif op == Op.RATIO_TO_MEAN:
+                    value = _ratio_to_mean(amount, windows[_SUM, w], n, empty)
+                elif op == Op.SHARE_OF_NIGHT:
+                    value = _share(_count_nights(numbers[TIME, low:present]), n, empty)
+                elif op == Op.SHARE_OF_WEEKEND:
+                    value = _share(_count_weekends(numbers[TIME, low:present]), n, empty)
+                elif op == Op.DISTINCT:
+                    of = codes[attribute, low:present]
+                    if _largest_code(of) >= len(seen):
+                        seen = np.zeros(2 * _largest_code(of), np.int64)
+                    different = _count_distinct(of, seen, i * len(plan) + feature + 1)
+                    if different > 0:
+                        value = np.float64(different)
+                elif op == Op.COUNT_SAME:
+                    own = asked_codes[0, i]
+                    value = np.float64(_count_same(codes[0, low:present], own)) if own >= 0 else -1.0
+                elif op == Op.IS_NEW:
+                    own = asked_codes[attribute, i]
+                    if own >= 0:
+                        value = 1.0 if _count_same(codes[attribute, low:present], own) == 0 else 0.0
+                elif op == Op.IS_CHANGED:
+                    own = asked_codes[attribute, i]
+                    if n > 0 and own >= 0 and codes[attribute, last] >= 0:
+                        value = 1.0 if codes[attribute, last] != own else 0.0
+                elif op == Op.SINCE_TRANSACTION:
+                    if n > 0:
+                        value = _minutes(now_us, numbers[TIME, last])
+                elif op == Op.DISTANCE:
+                    if n > 0 and not math.isnan(away):
+                        value = away
+                elif op == Op.SPEED:
+                    if n > 0 and not math.isnan(away):
+                        value = away / (np.float64(now_us - numbers[TIME, last]) / np.float64(HOUR_US))
+                elif op == Op.COUNT_LARGE:
+                    value = np.float64(windows[_LARGE, w])
+                elif op == Op.MAX_RATIO:
+                    if most_ratios[w] > -math.inf:
+                        value = most_ratios[w]
+                elif op == Op.SINCE_LARGE:
+                    if last_large >= low:
+                        value = _minutes(now_us, numbers[TIME, last_large])
+                elif op == Op.COUNT_UNLABELLED:
+                    value = np.float64(_count_after(numbers[FIRST_LABEL, low:present], now_us))
+                elif op == Op.COUNT_FRAUDS:
+                    value = np.float64(windows[_FRAUDS, w])
+                elif op == Op.SHARE_OF_FRAUDS:
+                    value = _share(windows[_FRAUDS, w], n, empty)
+                elif op == Op.LAST_LABEL:
+                    if n > 0:  # labels known together count together
+                        latest_us = labels[TIME, label_present - 1]
+                        value = 1.0 if last_fraud >= 0 and labels[TIME, last_fraud] == latest_us else 0.0
+                elif op == Op.STREAK:
+                    value = np.float64(label_present - max(low, streak))
+                elif op == Op.STREAK_AGE:
+                    if max(low, streak) < label_present:
+                        value = _minutes(now_us, labels[TIME, max(low, streak)])
+                elif op == Op.SINCE_FRAUD:
+                    if last_fraud >= low:
+                        value = _minutes(now_us, labels[TIME, last_fraud])
+                elif op == Op.SINCE_GENUINE:
+                    if last_genuine >= low:
+                        value = _minutes(now_us, labels[TIME, last_genuine])
+                elif op == Op.RATIO_TO_GENUINE:
+                    value = _ratio_to_mean(amount, windows[_GENUINE_AMOUNTS, w], n - windows[_FRAUDS, w], empty)
+                elif op == Op.SINCE_ORDINARY:
+                    if last_ordinary >= low:
+                        value = _minutes(now_us, labels[TIME, last_ordinary])
+                elif op == Op.COUNT_ORDINARY:
+                    value = np.float64(windows[_ORDINARY, w])
+                matrix[lines[i], columns[feature]] = value
 
 
 @compiled
@@ -774,41 +1134,37 @@ def compute_held(
     asked_latitude: Double, asked_longitude: Double,
     matrix: Double, lines: Int64, columns: Int64,
 ) -> None:  # fmt: skip
-    """matrix[lines, columns] = the features of the asked transactions by `compute`, where Blocks hold the histories.
+    """matrix[lines, columns] = the features of the asked transactions as of `compute`, where Blocks hold the histories.
 
     `owners` are the numbers of the entities; `spans`, `numbers`, `codes` and `places` those of their transactions,
-    `label_spans` and `labels` of their label arrivals. A few entities at a time: what is in use stays small.
+    `label_spans` and `labels` of their label arrivals. Running totals over all of a history pay off where many of one
+    entity are asked; for each of a few it is cheaper to look back through its windows.
     """
-    first = 0
-    while first < len(owners):
-        rows, last = 0, first
-        while last < len(owners) and (last == first or rows + spans[SIZE, owners[last]] <= _ROWS_AT_ONCE):
-            rows += spans[SIZE, owners[last]]
-            last += 1
-        own = owners[first:last]
-        begin = spans[START][own]
-        end = begin + spans[SIZE][own]
-        label_begin = label_spans[START][own]
-        label_end = label_begin + label_spans[SIZE][own]
-        own_codes = np.empty((len(codes), rows), np.int32)
-        for attribute in range(len(codes)):
-            own_codes[attribute] = joined(codes[attribute], begin, end)
-        latitude = joined(places[0], begin, end) if len(places) else places.reshape(-1)
-        longitude = joined(places[1], begin, end) if len(places) else places.reshape(-1)
-        a, b = asked_starts[first], asked_starts[last]
-        found = compute(
-            plan, widths, empties, baseline_us, label_baseline_us, at_least, limit_tenths,
-            running(end - begin), joined(numbers[TIME], begin, end), joined(numbers[AMOUNT], begin, end),
-            joined(numbers[FIRST_LABEL], begin, end), own_codes, latitude, longitude,
-            running(label_end - label_begin), joined(labels[TIME], label_begin, label_end),
-            joined(labels[IS_FRAUD], label_begin, label_end), joined(labels[AMOUNT], label_begin, label_end),
-            asked_starts[first : last + 1] - a, asked[a:b], asked_amounts[a:b],
-            np.ascontiguousarray(asked_codes[:, a:b]), asked_latitude[a:b], asked_longitude[a:b],
-        )  # fmt: skip
-        for feature in range(len(found)):
-            for i in range(b - a):
-                matrix[lines[a + i], columns[feature]] = found[feature, i]
-        first = last
+    for entity in range(len(owners)):
+        owner = owners[entity]
+        begin, end = spans[START, owner], spans[START, owner] + spans[SIZE, owner]
+        label_begin, label_end = label_spans[START, owner], label_spans[START, owner] + label_spans[SIZE, owner]
+        a, b = asked_starts[entity], asked_starts[entity + 1]
+        if b - a > _COUNTED_ONE_BY_ONE:
+            found = compute(
+                plan, widths, empties, baseline_us, label_baseline_us, at_least, limit_tenths,
+                np.array([0, end - begin]), numbers[TIME, begin:end], numbers[AMOUNT, begin:end],
+                numbers[FIRST_LABEL, begin:end], np.ascontiguousarray(codes[:, begin:end]),
+                places[0, begin:end] if len(places) else places.reshape(-1),
+                places[1, begin:end] if len(places) else places.reshape(-1),
+                np.array([0, label_end - label_begin]), labels[TIME, label_begin:label_end],
+                labels[IS_FRAUD, label_begin:label_end], labels[AMOUNT, label_begin:label_end],
+                np.array([0, b - a]), asked[a:b], asked_amounts[a:b], np.ascontiguousarray(asked_codes[:, a:b]),
+                asked_latitude[a:b], asked_longitude[a:b],
+            )  # fmt: skip
+            for feature in range(len(found)):
+                for i in range(b - a):
+                    matrix[lines[a + i], columns[feature]] = found[feature, i]
+    _look_back_from_each(
+        plan, widths, empties, baseline_us, label_baseline_us, at_least, limit_tenths,
+        owners, spans, numbers, codes, places, label_spans, labels,
+        asked_starts, asked, asked_amounts, asked_codes, asked_latitude, asked_longitude, matrix, lines, columns,
+    )  # fmt: skip
 
 
 @compiled

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from fraud_pipelines.features import kernel
 from fraud_pipelines.features.entity_state import whole
@@ -20,6 +21,8 @@ from fraud_pipelines.features.online import (
 )
 from fraud_pipelines.features.spec import load_spec
 from fraud_pipelines.online_store.state import to_us
+from tests.everything import EVERYTHING
+from tests.histories import online_history, scored, simulated_history
 
 SPEC = load_spec()
 ENGINE = OnlineEngine(SPEC)
@@ -116,3 +119,27 @@ def test_a_group_needs_no_other_machine_code_than_one_transaction():
         ENGINE.matrix(Context(chosen, *added))
         ENGINE.matrix(Context(chosen, *added).take(np.array([3, 1])))
     assert [function.signatures for function in functions] == of_one
+
+
+@pytest.mark.parametrize("asked", [1, 16, 17, 60])
+def test_a_group_has_the_features_of_each_alone(asked):
+    """Of many cards at one merchant and of one card often, whichever way the engine goes through their histories."""
+    engine = OnlineEngine(EVERYTHING)
+    payments, verdicts = simulated_history(payments=400, cards=3, merchants=2, days=60, seed=3)
+    others = [replace(p, transaction_id=f"o{n}", card_id=f"c{n}") for n, p in enumerate(payments * 8)]
+    now = max(payments, key=lambda payment: payment.event_time)
+    card, merchant = (
+        whole(entity, history.events, history.labels)
+        for entity, history in (
+            ("card", online_history(payments, verdicts, now).card),
+            ("merchant", online_history(payments + others, verdicts, now).merchant),
+        )
+    )
+    of_both = [p for p in payments if (p.card_id, p.merchant_id) == (now.card_id, now.merchant_id)]
+    group = [scored(payment) for payment in of_both[-asked:]]
+    assert len(group) == asked
+    rows = np.zeros(asked, int)
+    context = Context(TransactionColumns.of(group), card.take(rows), merchant.take(rows))
+    found = engine.matrix(context)
+    alone = np.concatenate([engine.matrix(context.take(np.array([row]))) for row in range(asked)])
+    assert_array_equal(found.view(np.int64), alone.view(np.int64))
