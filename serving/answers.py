@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -197,7 +198,7 @@ def records_of(
     transactions: Sequence[ScoredTransaction], answers: Sequence[Answer], features: Sequence[np.ndarray | None]
 ) -> list[bytes]:
     """The records of decisions, from their answers and the feature values they were made from."""
-    requests = _lines([_Request(*_values_of(transaction)) for transaction in transactions])
+    requests = _lines(list(starmap(_Request, map(_values_of, transactions))))
     served = iter(_vectors([vector for vector in features if vector is not None]))
     return [
         b'%b%b,"request":%b,"features":%b}'

@@ -39,7 +39,8 @@ MOST_BATCH_ROWS = 10_000
 LARGEST_BATCH_BYTES = 8 * 2**20
 # Longer than SQLite waits for another writer, so that a busy store still ends in a decision.
 DECISION_WITHIN_SECONDS = 45.0
-_PIECES_AT_ONCE = 2
+# Some are decided together, and as many are read meanwhile; see lane.py.
+_PIECES_AT_ONCE = 8
 # What takes longer to read than a decision is read in a thread.
 _LARGE_BODY_BYTES = 256 * 1024
 
@@ -158,7 +159,7 @@ class Endpoints:
         pieces = [range(start, min(start + BATCH_PIECE, len(rows))) for start in range(0, len(rows), BATCH_PIECE)]
         results: list[bytes] = []
         refused = 0
-        # While one piece is decided the next one is read.
+        # While some pieces are decided the next ones are read.
         waiting: deque[asyncio.Task[tuple[bytes, int]]] = deque()
         try:
             for piece in pieces:

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 from fraud_pipelines.errors import JournalFull, JournalUnavailable
 from fraud_pipelines.features.online import ScoredTransaction, TransactionColumns
@@ -15,20 +16,25 @@ from serving.shadow import Compared
 class Group:
     """Transactions that are decided together: what is known of each by now, and what has yet to be durable.
 
-    `asked` are all of them; `fresh` those that nothing was decided on yet, one of each identifier. `problem` says why
-    none can be answered.
+    `asked` are all of them; `fresh` those that nothing was decided on before, one of each identifier. Once these are
+    decided, `verdicts` and `answers` are theirs, in order. `problem` says why none can be answered.
     """
 
     asked: Sequence[ScoredTransaction]
     fresh: list[ScoredTransaction]
     first: Mapping[str, ScoredTransaction]
     problem: Problem | None = None
-    answers: dict[str, Answer] = field(default_factory=dict)
-    verdicts: dict[str, tuple[ScoredTransaction, Verdict]] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     earlier: dict[str, StoredDecision] = field(default_factory=dict)
     records: list[bytes] = field(default_factory=list)
     compared: Compared | None = None
     _columns: tuple[list[ScoredTransaction], TransactionColumns] | None = None
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Identifiers of `fresh`."""
+        return self.columns.ids if self.fresh else ()
 
     @property
     def columns(self) -> TransactionColumns:
@@ -47,9 +53,9 @@ class Group:
     def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
         """Take over a decision there is; with its record where that may not be durable yet."""
         self.earlier[id_] = stored
-        self.answers.pop(id_, None)
-        self.verdicts.pop(id_, None)
-        self.fresh = [transaction for transaction in self.fresh if transaction.transaction_id != id_]
+        is_other = [transaction.transaction_id != id_ for transaction in self.fresh]
+        self.fresh = list(compress(self.fresh, is_other))
+        self.verdicts, self.answers = list(compress(self.verdicts, is_other)), list(compress(self.answers, is_other))
         if record is not None:
             self.records.append(record)
 
@@ -63,15 +69,18 @@ class Group:
         """What the callers are told, one result for each transaction that was asked, once all is durable."""
         if self.problem is not None:
             return [self.problem] * len(self.asked)
-        return [self._result(transaction) for transaction in self.asked]
+        if len(self.fresh) == len(self.asked):
+            return [*self.answers]
+        answers = dict(zip(self.ids, self.answers, strict=True))
+        return [self._result(transaction, answers) for transaction in self.asked]
 
-    def _result(self, transaction: ScoredTransaction) -> Answer | Problem:
+    def _result(self, transaction: ScoredTransaction, answers: Mapping[str, Answer]) -> Answer | Problem:
         id_ = transaction.transaction_id
         earlier = self.earlier.get(id_)
         if earlier is not None:
             return earlier.as_answer if earlier.is_of(transaction) else _reused()
         first = self.first[id_]
-        return self.answers[id_] if first is transaction or is_same(first, transaction) else _reused()
+        return answers[id_] if first is transaction or is_same(first, transaction) else _reused()
 
 
 class Latest:

@@ -26,6 +26,9 @@ from serving.problems import Problem
 # Single payments decided together, and the rows of a batch that go between two such groups.
 MOST_IN_GROUP = 64
 BATCH_PIECE = 256
+# While no single payment has come for a while, so many pieces of batches go together.
+_PIECES_TOGETHER = 4
+_QUIET_SECONDS = 1.0
 # A group costs a little by itself, however small. While payments come faster than groups of one can be decided, the
 # next one begins so long after the one before, with whatever has come by then.
 _BUSY_SECONDS = 0.007
@@ -125,7 +128,7 @@ class DecisionLane(Generic[Group]):
         return job.future
 
     def _run(self) -> None:
-        began, is_busy = 0.0, False
+        began, is_busy = float("-inf"), False
         while True:
             self._wake.get()
             if self._singles:
@@ -137,9 +140,12 @@ class DecisionLane(Generic[Group]):
                 is_busy = bool(self._singles)
             # One piece after each group: neither waits for the other for long.
             if self._pieces:
-                piece = self._pieces.popleft()
-                if not piece.future.done():  # else its caller has gone, or was told that it took too long
-                    self._work([piece])
+                most = _PIECES_TOGETHER if time.monotonic() - began > _QUIET_SECONDS else 1
+                pieces = [self._pieces.popleft() for _ in range(min(len(self._pieces), most))]
+                # Of the others the caller has gone, or was told that it took too long.
+                pieces = [piece for piece in pieces if not piece.future.done()]
+                if pieces:
+                    self._work(pieces)
             if self._is_stopping and not self._singles and not self._pieces:
                 self._decided.put(None)
                 return

@@ -15,6 +15,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import numpy as np
+
 from fraud_pipelines.errors import (
     FraudPipelinesError,
     JournalFull,
@@ -198,8 +200,8 @@ class Scorer:
 
     def _became_durable(self, group: Group) -> None:
         if group.compared is not None:
-            self._offer(group.compared, group.answers)
-        self._journaled.add(group.answers)
+            self._offer(group.compared, {*group.ids})
+        self._journaled.add(group.ids)
         self._journaled.add(group.earlier)
 
     def _decide_unseen(self, group: Group, loaded: Loaded, cause: str, state: RecentState | None) -> None:
@@ -289,8 +291,7 @@ class Scorer:
 
     def _find_earlier(self, group: Group, view: View | None) -> None:
         """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
-        ids = [transaction.transaction_id for transaction in group.fresh]
-        for id_, record in (self._unrecorded.decisions(ids) | (dict(view.decisions) if view else {})).items():
+        for id_, record in (self._unrecorded.decisions(group.ids) | (dict(view.decisions) if view else {})).items():
             self._stands(group, id_, record)
         is_uncertain = self._clock() < self._ask_ledger_until or view is None
         asked = [
@@ -315,32 +316,39 @@ class Scorer:
                     self._unrecorded.keep([Entry(stored.transaction, stored.record)])
 
     def _entries(self, group: Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
-        answers = answers_of(group.fresh, verdicts, self._facts_of(loaded.champion), as_of_us, datetime.now(UTC))
-        ids = [transaction.transaction_id for transaction in group.fresh]
-        group.answers.update(zip(ids, answers, strict=True))
-        group.verdicts.update(zip(ids, zip(group.fresh, verdicts, strict=True), strict=True))
-        records = records_of(group.fresh, answers, [verdict.features for verdict in verdicts])
+        group.verdicts = list(verdicts)
+        group.answers = answers_of(
+            group.fresh, verdicts, self._facts_of(loaded.champion), as_of_us, decided_at=datetime.now(UTC)
+        )
+        records = records_of(group.fresh, group.answers, [verdict.features for verdict in verdicts])
         return list(map(Entry, group.fresh, records))
 
     def _count(self, group: Group, loaded: Loaded, as_of_us: int | None) -> None:
-        if not group.verdicts:
+        if not group.fresh:
             return
-        decided = group.verdicts.values()
         amounts: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for transaction, verdict in decided:
-            amounts[verdict.decision, transaction.currency].append(transaction.amount_minor)
+        causes: list[str] = []
+        probabilities: list[float] = []
+        vectors: list[np.ndarray] = []
+        for transaction, (decision, probability, _, _, features, cause, _) in zip(
+            group.fresh, group.verdicts, strict=True
+        ):
+            amounts[decision, transaction.currency].append(transaction.amount_minor)
+            if cause is not None:
+                causes.append(cause)
+            elif probability is not None:
+                probabilities.append(probability)
+            if features is not None:
+                vectors.append(features)
         for (decision, currency), minor in amounts.items():
             observe_sum(amount_of(decision, currency), len(minor), sum(minor) / _MINOR_IN_UNIT)
-        by_model = [verdict for _, verdict in decided if verdict.fallback is None]
-        if len(by_model) < len(decided):
-            for cause, count in Counter(verdict.fallback for _, verdict in decided if verdict.fallback).items():
-                fallback_of(cause).inc(count)
-        observe_all(metrics().score, [v.probability for v in by_model if v.probability is not None])
-        vectors = [verdict.features for _, verdict in decided if verdict.features is not None]
+        for cause, count in Counter(causes).items():
+            fallback_of(cause).inc(count)
+        observe_all(metrics().score, probabilities)
         if vectors and loaded.champion:
             self.missing.add(loaded.champion.bundle.feature_names, vectors)
         if as_of_us is not None:
-            newest_us = max(transaction.event_time_us for transaction, _ in decided)
+            newest_us = int(group.columns.time_us.max())
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
     def _stands(self, group: Group, id_: str, record: bytes) -> None:
