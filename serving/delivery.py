@@ -19,6 +19,8 @@ from fraud_pipelines.ledger.decision_log import PIECE_ROWS
 from fraud_pipelines.ledger.records import FIRST_US, LAST_US, written, written_us
 from serving.answers import DECISION_RECORD, feedback_of, is_decision, shadow_of
 
+_TRANSACTION_ID_FROM = len(DECISION_RECORD + b'{"transaction_id":"')
+
 
 class FeatureNames:
     """The names behind the lists of feature values in records, by hash of the feature spec.
@@ -85,7 +87,7 @@ class _Request(msgspec.Struct, gc=False):
     merchant_id: str
 
 
-# Of a whole batch at once: each call has its price.
+# Of many at once: each call has its price.
 _answers_in = msgspec.json.Decoder(list[_Answer]).decode
 _requests_in = msgspec.json.Decoder(list[_Request]).decode
 
@@ -140,6 +142,11 @@ def rows_of(records: Sequence[bytes]) -> tuple[list[DecisionRow], list[int]]:
     return rows, [0 if vector == "null" else vector.count(",") + 1 for vector in features]
 
 
+def _transaction_id(record: bytes) -> bytes:
+    """What identifies the transaction of a decision, escaped; up to its first quote, where it has one."""
+    return record[_TRANSACTION_ID_FROM : record.find(b'"', _TRANSACTION_ID_FROM)]
+
+
 @lru_cache(maxsize=256)  # a group of decisions has one moment
 def _written(moment: str) -> str:
     return written(datetime.fromisoformat(moment).astimezone(UTC).replace(tzinfo=None))
@@ -190,6 +197,9 @@ class Delivery:
                     side_by_side.append(shadow_of(record))
                 else:
                     feedback.append(feedback_of(record))
+        # As the ledger's largest index has them: where that is large, each of its pages is then changed once. Of two
+        # for one transaction the first stays the first.
+        decisions.sort(key=_transaction_id)
         try:
             if decisions:
                 ledger.record_rows(self._pieces(ledger, decisions))

@@ -22,7 +22,7 @@ from serving.segments import LINE_OVERHEAD_BYTES, BrokenLine, WriterFiles, frame
 
 GIBIBYTE, MEBIBYTE = 1024**3, 1024**2
 MEMORY_BYTES = 16 * MEBIBYTE
-BATCH_BYTES = 4 * MEBIBYTE
+BATCH_BYTES = 8 * MEBIBYTE
 SAVE_POSITION_SECONDS = 1.0
 
 # A bytes object and its place in the queue, besides the bytes.
@@ -118,6 +118,14 @@ class Journal:
         """Records that wait for delivery."""
         with self._changed:
             return sum(writer.pending_records for writer in self._writers())
+
+    def has_waiting(self, records: int) -> bool:
+        """Whether so many records wait for delivery, or as many bytes as the largest batch."""
+        with self._changed:
+            return (
+                self._pending_bytes() >= BATCH_BYTES
+                or sum(writer.pending_records for writer in self._writers()) >= records
+            )
 
     @property
     def pending_bytes(self) -> int:

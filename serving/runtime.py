@@ -42,7 +42,7 @@ from serving.unrecorded import Unrecorded
 IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
 # A decision is in the ledger this much later at most, while the ledger is there.
-LINGER_SECONDS = 0.1
+LINGER_SECONDS = 0.25
 SWITCH_SECONDS = 0.0001
 YOUNG_OBJECTS = 10_000, 20
 _STOP_SECONDS = 10.0

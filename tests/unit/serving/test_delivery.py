@@ -215,6 +215,28 @@ def test_delivered_again_it_is_there_once_and_the_first_stays(ledger: Ledger, na
     assert [f.verdict for f in ledger.feedback_on("t-1")] == ["CONFIRMED_FRAUD"]
 
 
+def test_of_a_large_batch_the_first_decision_on_each_transaction_stays_and_its_own_values(
+    ledger: Ledger, names: FeatureNames
+):
+    # In any order, so that the two on one transaction lie in different pieces.
+    ids = [f'{number * 7919 % 301:03d} "quoted"' for number in range(301)]
+    batch = [record(id_, [number, 0, -1]) for number, id_ in enumerate(ids)]
+    Delivery(lambda: ledger, names)([*batch, *(record(id_, [5, 5, 5], decision="BLOCK") for id_ in ids)])
+    kept = ledger.decisions_on(ids)
+    assert [kept[id_].features["amount"] for id_ in ids] == list(range(301))
+    assert {(row.decision, row.request["transaction_id"] == id_) for id_, row in kept.items()} == {("REVIEW", True)}
+
+
+def test_a_record_that_cannot_be_read_keeps_the_whole_batch_out(ledger: Ledger, names: FeatureNames):
+    deliver = Delivery(lambda: ledger, names)
+    batch = [record(f"{number:03d}", [number, 0, 0]) for number in range(200)]
+    with pytest.raises(ContractBroken, match="2 features where the spec has 3"):
+        deliver([*batch, record("999", [1, 2])])
+    assert ledger.last_position("decisions") == 0
+    deliver(batch)
+    assert ledger.last_position("decisions") == 200
+
+
 def test_the_names_of_features_outlive_the_model_and_the_process(ledger: Ledger, names: FeatureNames, tmp_path: Path):
     FeatureNames(tmp_path / "names").remember("a" * 64, ["another"])  # the next process, with another model
     Delivery(lambda: ledger, FeatureNames(tmp_path / "names"))([record(features=[1, 2, 3])])
@@ -238,6 +260,7 @@ def test_the_names_of_features_outlive_the_model_and_the_process(ledger: Ledger,
         b'{"kind":"decision","answer":{},"request":{},"features":null}',
         b'{"kind":"feedback","feedback_id":"f"}',
         record(features=[1, 2]),  # the spec has three
+        record().replace(b'"event_time_us":', b'"event_time_us":999'),  # a year of six digits
         record(decision=None),  # where the ledger's table wants a value
     ],
 )

@@ -116,6 +116,23 @@ def test_an_outage_delays_and_neither_loses_nor_reorders(folder: Path):
     assert list(folder.iterdir()) == []
 
 
+def test_it_lingers_only_when_less_than_a_batch_waits(folder: Path):
+    # None in memory, and of each file fewer records than a batch may have.
+    journal, receiver = Journal(folder, memory_bytes=0, segment_bytes=1_000), Receiver()
+    for n in range(0, 500, 10):
+        journal.append(numbered(n, 10))
+    forwarder = Forwarder(journal, receiver.deliver, batch_records=50, linger_seconds=60)
+    forwarder.start()
+    soon(lambda: len(receiver.records) > 450)
+    assert max(receiver.batches) < 50
+    delivered = len(receiver.records)
+    time.sleep(0.1)
+    assert len(receiver.records) == delivered < 500
+    assert forwarder.stop(5)
+    assert receiver.records == numbered(0, 500)
+    journal.close()
+
+
 def test_pauses_between_attempts_grow(journal: Journal):
     attempts: list[float] = []
 
