@@ -197,8 +197,8 @@ class Delivery:
                     side_by_side.append(shadow_of(record))
                 else:
                     feedback.append(feedback_of(record))
-        # As the ledger's largest index has them: where that is large, each of its pages is then changed once. Of two for
-        # one transaction the first stays the first.
+        # As the ledger's largest index has them: where that is large, each of its pages is then changed once. Of two
+        # for one transaction the first stays the first.
         decisions.sort(key=_transaction_id)
         try:
             if decisions:
