@@ -382,11 +382,12 @@ def bare(model: Path) -> Iterator[int]:
     environment = {**os.environ, "MODEL": str(model), "PYTHONPATH": str(PROJECT_ROOT)}
     process = subprocess.Popen([*command, "--log-level", "warning"], env=environment, cwd=PROJECT_ROOT)
     try:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/docs")
-                break
-            time.sleep(0.1)
+        with httpx.Client() as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    client.get(f"http://127.0.0.1:{port}/docs")
+                    break
+                time.sleep(0.1)
         yield port
     finally:
         process.terminate()
