@@ -71,9 +71,11 @@ class World:
         """The same with a warehouse and a ledger of its own, as they are now."""
         twin = copy.copy(self)
         shutil.copy(self.folder / "warehouse.duckdb", folder)
-        with closing(sqlite3.connect(self.folder / "ledger.sqlite")) as origin:
-            with closing(sqlite3.connect(folder / "ledger.sqlite")) as target:
-                origin.backup(target)  # the newest rows may be in the write-ahead log beside the file
+        with (
+            closing(sqlite3.connect(self.folder / "ledger.sqlite")) as origin,
+            closing(sqlite3.connect(folder / "ledger.sqlite")) as target,
+        ):
+            origin.backup(target)  # the newest rows may be in the write-ahead log beside the file
         twin.open_stores(folder)
         return twin
 
