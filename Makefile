@@ -11,6 +11,8 @@ FRAUD := .venv/bin/fraud
 export UV_PYTHON_DOWNLOADS := never
 export UV_HTTP_TIMEOUT := 180
 export UV_PROJECT_ENVIRONMENT := .venv
+# Containers often forbid it, and then every process spends seconds on compiling dbt, Dagster and MLflow anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Say what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -86,7 +86,7 @@ class Size:
 
     single: int = 3_000
     saturation: int = 8_000
-    pairs: int = 3
+    pairs: int = 3  # of runs at saturation; so many, too, with each history
     rate_seconds: float = 15.0
     batches: int = 12
     batch_rows: int = 5_000
@@ -228,7 +228,10 @@ class Benchmark:
                 store.close()
             with self.service(built, online_store_url=url) as service:
                 service.load(payments.next(self.size.saturation), CONNECTIONS)
-                runs = [self.take(service.load(payments.next(self.size.saturation), CONNECTIONS)) for _ in range(3)]
+                runs = [
+                    self.take(service.load(payments.next(self.size.saturation), CONNECTIONS))
+                    for _ in range(self.size.pairs)
+                ]
             found[share] = statistics.median(run.requests_per_s for run in runs)
             self.say(f"  1 row in {share} of the history: {found[share]:.0f} payments/s")
         return _short(found[1] / found[self.size.history_times])
@@ -382,11 +385,12 @@ def bare(model: Path) -> Iterator[int]:
     environment = {**os.environ, "MODEL": str(model), "PYTHONPATH": str(PROJECT_ROOT)}
     process = subprocess.Popen([*command, "--log-level", "warning"], env=environment, cwd=PROJECT_ROOT)
     try:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/docs")
-                break
-            time.sleep(0.1)
+        with httpx.Client() as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    client.get(f"http://127.0.0.1:{port}/docs")
+                    break
+                time.sleep(0.1)
         yield port
     finally:
         process.terminate()

@@ -55,8 +55,21 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Files go to the test processes in the order of collection, not by their number of tests."""
+    """Files go to the test processes in the order of collection, not by their number of tests.
+
+    The feature engine is compiled before there are test processes: in a fresh clone each would compile it for itself.
+    """
     config.option.loadscopereorder = False
+    if config.getoption("dist") != "no" and not hasattr(config, "workerinput"):
+        from fraud_pipelines.features.online import OnlineEngine
+        from fraud_pipelines.features.spec import load_spec
+
+        OnlineEngine(load_spec()).warm_up()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One test process more than there are cores: tests of services and browsers wait a good part of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(trylast=True)

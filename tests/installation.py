@@ -17,7 +17,7 @@ from tests.prepared_process import run_fraud
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the fixture `demo`. `make demo` takes 90 days, which leave 55 to train on; these leave 35 and reach every stage.
-DEMO_DAYS, DEMO_TRAIN_DAYS = 70, 35
+DEMO_DAYS = 70
 
 
 def free_port() -> int:

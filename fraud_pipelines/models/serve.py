@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -172,17 +172,17 @@ def _wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path
     import httpx
 
     deadline = time.monotonic() + READY_WITHIN_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{base_url}/readyz", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            state = f"ended with exit code {process.returncode}" if process.poll() is not None else "is not ready"
-            last_words = log.read_text(errors="replace")[-2000:]
-            raise RetryableError(f"The scoring service at {base_url} {state}. The end of {log}:\n{last_words}")
-        time.sleep(0.1)
+    # One client: to make one takes longer than to ask, and takes it from the service that starts.
+    with httpx.Client(base_url=base_url, timeout=5) as client:
+        while True:
+            with suppress(httpx.TransportError):
+                if client.get("/readyz").is_success:
+                    return
+            if process.poll() is not None or time.monotonic() > deadline:
+                state = f"ended with exit code {process.returncode}" if process.poll() is not None else "is not ready"
+                last_words = log.read_text(errors="replace")[-2000:]
+                raise RetryableError(f"The scoring service at {base_url} {state}. The end of {log}:\n{last_words}")
+            time.sleep(0.1)
 
 
 def _free_port(host: str) -> int:

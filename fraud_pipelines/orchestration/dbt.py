@@ -158,7 +158,11 @@ def _release_warehouse(settings: Settings) -> None:
     if target_of(settings) == "duckdb":
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
+        environment = DuckDBConnectionManager._ENV
         DuckDBConnectionManager.close_all_connections()
+        # What that forgets is closed only when nothing refers to it any more, which may take a garbage collection.
+        if environment is not None:
+            environment.close()
 
 
 def _evidence(window: Window, settings: Settings) -> dict[str, int | str]:

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -57,6 +60,27 @@ def job(tmp_settings) -> dg.JobDefinition:
     return definitions.resolve_implicit_global_asset_job_def()
 
 
+@pytest.fixture
+def dbt_connections(warehouse) -> Iterator[list[Any]]:
+    """References to dbt's connection, taken while it is open, as a cycle that waits for the collector has them."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    held: list[Any] = []
+    is_over = threading.Event()
+
+    def take() -> None:
+        while not held and not is_over.wait(0.001):
+            environment = DuckDBConnectionManager._ENV
+            if environment is not None and environment.creds.path == str(warehouse.path) and environment.conn:
+                held.append(environment)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    yield held
+    is_over.set()
+    thread.join()
+
+
 def test_a_range_is_built_in_one_run_and_every_test_is_a_check(tmp_settings, warehouse, job):
     result = job.execute_in_process(tags=TAGS)
     features = warehouse.read(tables.TRANSACTION_FEATURES)
@@ -99,7 +123,8 @@ def test_a_table_that_cannot_be_built_fails_with_the_databases_words(tmp_setting
         job.execute_in_process(tags=TAGS)
 
 
-def test_the_warehouse_is_free_for_other_processes_afterwards(tmp_settings, warehouse, job):
+def test_the_warehouse_is_free_for_other_processes_afterwards(tmp_settings, warehouse, job, dbt_connections):
     job.execute_in_process(tags=TAGS)
+    assert dbt_connections
     program = f"import duckdb; duckdb.connect({str(warehouse.path)!r}).sql('select 1')"
     subprocess.run([sys.executable, "-c", program], check=True)

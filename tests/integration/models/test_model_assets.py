@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,8 +48,7 @@ class World:
     """Four weeks of payments in a warehouse, an empty ledger, and the shared registry."""
 
     def __init__(self, folder: Path, registry_urls: tuple[str, str], *, rows: int = 6000, seed: int = 0) -> None:
-        self.warehouse = WarehouseResource(url=f"duckdb:///{folder / 'warehouse.duckdb'}")
-        self.ledger = LedgerResource(url=f"sqlite:///{folder / 'ledger.sqlite'}")
+        self.open_stores(folder)
         self.registry = RegistryResource(url=registry_urls[0], artifacts_url=registry_urls[1])
         self.instance = dg.DagsterInstance.ephemeral()
         self.fill(rows, seed)
@@ -63,6 +66,23 @@ class World:
             known = moment + timedelta(days=2)
             labels.append(label(identifier, str(moment), str(known), is_fraud=bool(is_fraud[number])))
         fill_warehouse(self.warehouse.open(), load_spec(), payments, labels)
+
+    def copied(self, folder: Path) -> World:
+        """The same with a warehouse and a ledger of its own, as they are now."""
+        twin = copy.copy(self)
+        shutil.copy(self.folder / "warehouse.duckdb", folder)
+        with (
+            closing(sqlite3.connect(self.folder / "ledger.sqlite")) as origin,
+            closing(sqlite3.connect(folder / "ledger.sqlite")) as target,
+        ):
+            origin.backup(target)  # the newest rows may be in the write-ahead log beside the file
+        twin.open_stores(folder)
+        return twin
+
+    def open_stores(self, folder: Path) -> None:
+        self.folder = folder
+        self.warehouse = WarehouseResource(url=f"duckdb:///{folder / 'warehouse.duckdb'}")
+        self.ledger = LedgerResource(url=f"sqlite:///{folder / 'ledger.sqlite'}")
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -172,6 +192,15 @@ def test_every_check_passes_on_a_sound_training(trained):
 
 
 @pytest.fixture
+def judged(trained, tmp_path: Path, registry) -> World:
+    """A copy of the world whose first candidate was trained, judged and promoted."""
+    world, made = trained
+    for alias in (CHALLENGER, CHAMPION):
+        registry.set_alias(alias, made["candidate"]["model_version"])
+    return world.copied(tmp_path)
+
+
+@pytest.fixture
 def world(tmp_path: Path, registry_urls, registry) -> World:
     return World(tmp_path, registry_urls)
 
@@ -199,11 +228,10 @@ def test_a_first_candidate_that_fails_a_gate_stops_the_line(tmp_path, registry_u
     assert small.registry.open().version_of(CHAMPION) is None
 
 
-def test_a_challenger_of_another_training_set_is_not_evaluated(world):
-    world.run(training_set, candidate)
-    world.run(training_set, test_days=6)
+def test_a_challenger_of_another_training_set_is_not_evaluated(judged):
+    judged.run(training_set, test_days=6)
     with pytest.raises(ContractBroken, match="may be rows the challenger has seen"):
-        world.run(evaluation)
+        judged.run(evaluation)
 
 
 def test_a_failing_blocking_check_of_earlier_data_refuses_the_candidate(world):
@@ -233,15 +261,14 @@ def test_a_failing_blocking_check_of_earlier_data_refuses_the_candidate(world):
 # Checks that fail
 
 
-def test_a_bad_file_in_the_training_days_is_caught_whatever_passed_since(world):
+def test_a_bad_file_in_the_training_days_is_caught_whatever_passed_since(judged):
     """The file's own check failed in its run, a later file passed: only the days themselves still tell."""
-    world.run(training_set)
-    assert world.check("the_days_trained_on_are_sound").passed
-    world.warehouse.open().execute(
+    assert judged.check("the_days_trained_on_are_sound").passed
+    judged.warehouse.open().execute(
         f"update {tables.TRANSACTIONS.name} set amount_minor = -1, card_id = '4111111111111111' "
         "where event_time >= '2026-01-10' and event_time < '2026-01-10 01:00'"
     )
-    result = world.check("the_days_trained_on_are_sound")
+    result = judged.check("the_days_trained_on_are_sound")
     assert not result.passed
     # 6000 payments over 672 hours are one in 6.72 minutes: 9 in an hour.
     assert result.metadata["broken"].value == "card_id_is_no_token: 9, amount_out_of_range: 9"
@@ -256,40 +283,37 @@ def test_every_training_metadata_default_is_the_splits_own():
         assert getattr(config, name) == getattr(split, name)
 
 
-def test_a_label_from_the_future_is_caught(world):
-    world.run(training_set)
-    world.warehouse.open().execute(
+def test_a_label_from_the_future_is_caught(judged):
+    judged.warehouse.open().execute(
         f"update {tables.TRAINING_SET} set label_known_at = :late where part = 'train'",
         late=datetime(2026, 1, 20, 0, 0, 1),
     )
-    result = world.check("no_training_label_was_known_too_late")
+    result = judged.check("no_training_label_was_known_too_late")
     assert not result.passed
     assert result.metadata["train_late_labels"].value == result.metadata["late_labels"].value > 0
 
 
-def test_a_test_row_in_the_label_delay_is_caught(world):
-    world.run(training_set)
+def test_a_test_row_in_the_label_delay_is_caught(judged):
     gap = datetime(2026, 1, 19)  # training ends on the 18th, the test starts on the 20th
-    world.warehouse.open().execute(
+    judged.warehouse.open().execute(
         f"update {tables.TRAINING_SET} set event_time = :gap where transaction_id = "
         f"(select min(transaction_id) from {tables.TRAINING_SET} where part = 'test')",
         gap=gap,
     )
-    result = world.check("training_ends_a_label_delay_before_the_test")
+    result = judged.check("training_ends_a_label_delay_before_the_test")
     assert not result.passed
     assert 1 <= result.metadata["gap_days"].value < 2
 
 
-def test_a_transaction_on_both_sides_is_caught(world):
-    world.run(training_set)
-    assert world.check("training_ends_a_label_delay_before_the_test").passed
-    world.warehouse.open().execute(
+def test_a_transaction_on_both_sides_is_caught(judged):
+    assert judged.check("training_ends_a_label_delay_before_the_test").passed
+    judged.warehouse.open().execute(
         f"insert into {tables.TRAINING_SET} select * replace ('test' as part, :moment as event_time) "
         f"from {tables.TRAINING_SET} where transaction_id = "
         f"(select min(transaction_id) from {tables.TRAINING_SET} where part = 'train')",
         moment=datetime(2026, 1, 23),
     )
-    result = world.check("training_ends_a_label_delay_before_the_test")
+    result = judged.check("training_ends_a_label_delay_before_the_test")
     assert not result.passed
     assert result.metadata["transactions_twice"].value == 1
     assert result.metadata["gap_days"].value >= result.metadata["limit_days"].value
@@ -306,40 +330,37 @@ def test_missing_labels_are_caught(world):
 
 
 @pytest.mark.parametrize("value", [0.10, 0.95, None])
-def test_an_implausible_average_precision_is_caught(world, value):
-    world.run(training_set, candidate, evaluation)
-    world.warehouse.open().execute(
+def test_an_implausible_average_precision_is_caught(judged, value):
+    judged.warehouse.open().execute(
         f"update {tables.EVALUATIONS.name} set value = {'null' if value is None else value} "
         "where metric = 'average_precision'"
     )
-    assert not world.check("average_precision_is_plausible").passed
+    assert not judged.check("average_precision_is_plausible").passed
 
 
-def test_flagging_at_random_is_caught(world):
-    world.run(training_set, candidate, evaluation)
-    world.warehouse.open().execute(
+def test_flagging_at_random_is_caught(judged):
+    judged.warehouse.open().execute(
         f"update {tables.EVALUATION_SCORES.name} set fraud_probability = "
         "case when hash(transaction_id) % 2 = 0 then 0.99 else 0.0 end"
     )
-    result = world.check("flagging_beats_chance")
+    result = judged.check("flagging_beats_chance")
     assert not result.passed
     assert result.metadata["lift"].value == pytest.approx(1.0, abs=0.35)
 
 
-def test_flagging_nothing_is_caught(world):
-    world.run(training_set, candidate, evaluation)
-    world.warehouse.open().execute(f"update {tables.EVALUATION_SCORES.name} set fraud_probability = 0.0")
-    result = world.check("flagging_beats_chance")
+def test_flagging_nothing_is_caught(judged):
+    judged.warehouse.open().execute(f"update {tables.EVALUATION_SCORES.name} set fraud_probability = 0.0")
+    result = judged.check("flagging_beats_chance")
     assert not result.passed
     assert result.metadata["flagged_share"].value == 0.0
     assert result.metadata["lift"].value == "undefined: nothing was flagged, or there was no fraud"
 
 
-def test_an_alias_moved_behind_the_ledgers_back_is_caught(world):
-    made = world.run()
-    other = world.run(training_set, candidate, candidate_config={"seed": 6})["candidate"]["model_version"]
-    world.registry.open().set_alias(CHAMPION, other)
-    result = world.check("champion_matches_ledger")
+def test_an_alias_moved_behind_the_ledgers_back_is_caught(judged, trained):
+    _, made = trained
+    other = judged.run(candidate, candidate_config={"seed": 6})["candidate"]["model_version"]
+    judged.registry.open().set_alias(CHAMPION, other)
+    result = judged.check("champion_matches_ledger")
     assert not result.passed
     assert (result.metadata["alias"].value, result.metadata["ledger"].value) == (
         other,

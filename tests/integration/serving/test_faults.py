@@ -59,12 +59,14 @@ class Story:
         """Stop the load, wait until the decision log is empty, and ask for everything once more."""
         self.senders.stop()
 
-        def drained() -> bool:
-            # Each new connection may reach another worker.
-            parts = [httpx.get(f"{url}/health", timeout=10).json() for _ in range(6)]
-            return all(part["status"] == "ok" and part["decision_log"]["pending_records"] == 0 for part in parts)
+        # Each new connection may reach another worker.
+        with httpx.Client(base_url=url, timeout=10, headers={"Connection": "close"}) as client:
 
-        wait_until(drained)
+            def drained() -> bool:
+                parts = [client.get("/health").json() for _ in range(6)]
+                return all(part["status"] == "ok" and part["decision_log"]["pending_records"] == 0 for part in parts)
+
+            wait_until(drained)
         ids = list(self.senders.answers)
         with httpx.Client(base_url=url, timeout=10) as client:
             # Few at a time: what another worker decided is put into this one's decision log again, which is small.

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -514,12 +514,16 @@ def test_two_workers_share_their_numbers_and_their_answers(
     fill(urls["online_store_url"], FILLED_AT)
     changed = {"home": home, "serving_workers": 2, "features_max_age_hours": 24.0}
     settings = service_settings.model_copy(update=changed | urls)
-    with running_service(settings, bento=built, log=home / "log") as url, ThreadPoolExecutor(8) as pool:
+    with (
+        running_service(settings, bento=built, log=home / "log") as url,
+        httpx.Client(base_url=url, timeout=30, headers={"Connection": "close"}) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
 
         def score(number: int) -> dict[str, Any]:
             # Half of the transactions twice, each over a connection of its own: either worker may get it.
             body = payment(transaction_id=f"t-{number % 40}", amount=[10, 900][number % 2])
-            return httpx.post(f"{url}/score", json=body, timeout=30).json()
+            return client.post("/score", json=body).json()
 
         answers = list(pool.map(score, range(60)))
         assert len({(a["transaction_id"], a["decided_at"]) for a in answers}) == 40
@@ -579,11 +583,10 @@ def free_port() -> int:
 
 def wait_until_ready(url: str, *, path: str = "/readyz") -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url + path, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
+    with httpx.Client(base_url=url, timeout=5) as client:
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if client.get(path).status_code == 200:
+                    return
+            time.sleep(0.1)
     raise AssertionError(f"{url}{path} did not answer within 120 s")
