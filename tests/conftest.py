@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from fraud_pipelines.settings import TELEMETRY_OFF, Settings, load_settings
 from tests.installation import DEMO_DAYS, Installation, free_port
@@ -23,6 +24,10 @@ gc.set_threshold(50_000, 20)
 # One thread each: the test processes share the cores already, and threads that wait for one another keep them busy.
 for _name, _value in {**TELEMETRY_OFF, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}.items():
     os.environ.setdefault(_name, _value)
+
+# Tests are not timed: another process may have the core.
+settings.register_profile("untimed", parent=settings.default, deadline=None)
+settings.load_profile("untimed")
 
 TOKEN_KEY = "a-key-for-tests-only-0123456789abcdef"
 

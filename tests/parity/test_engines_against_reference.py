@@ -128,7 +128,7 @@ REPORTED = (
 LARGE = [Payment(f"l{i}", START + i * HOUR, "tok_a", "m1", 3_000_000_000 - i % 2) for i in range(12)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(history=histories())
 @example(history=([Payment("alone", START, "tok_a", "m1", 1)], []))
 @example(history=(TIED, [Verdict("a", START, True), Verdict("b", START + 7 * DAY, False)]))
@@ -146,7 +146,7 @@ def test_they_agree_on_a_denser_history(compiled):
     assert_all_routes_agree(compiled, payments, verdicts)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     history=histories(),
     cuts=st.lists(st.integers(0, 14), min_size=1, max_size=2),
@@ -171,7 +171,7 @@ def test_any_split_into_ranges_gives_the_rows_of_one_run(compiled, history, cuts
 DENSE = simulated_history(payments=80, cards=2, merchants=2, days=40)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(features=st.sets(st.sampled_from(EVERYTHING.features), min_size=1, max_size=3))
 def test_a_feature_needs_no_other_in_the_spec(compiled_everything, features):
     compiled = compiled_everything.only(features)
@@ -182,7 +182,7 @@ def test_a_feature_needs_no_other_in_the_spec(compiled_everything, features):
     assert disagreements(compiled.spec, sql, expected, of_roots=0) == []
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(history=histories())
 @example(history=REPORTED)
 def test_sql_on_postgres_agrees_with_the_engine(compiled_for_postgres, history):

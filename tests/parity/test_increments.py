@@ -41,7 +41,7 @@ def splits(draw):
 
 
 # The ranges themselves are drawn in plenty in test_engines_against_reference.py; here dbt replaces rows by them.
-@settings(max_examples=1, deadline=None)
+@settings(max_examples=1)
 @given(ranges=splits())
 @example(ranges=[(34, DAYS), (0, 33), (33, 34)])
 def test_any_split_gives_the_rows_of_one_full_run(full_run, ranges):

@@ -75,7 +75,7 @@ def until(history, moment_us):
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(history=histories())
 def test_a_vector_is_the_same_whether_or_not_the_engine_is_shown_the_future(history):
     payments, verdicts = history

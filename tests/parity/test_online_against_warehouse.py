@@ -95,7 +95,7 @@ def test_late_and_repeated_events_leave_the_same_state(world, store):
     assert mismatches(store, rows, rest) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(history=histories(), order=st.randoms(use_true_random=False))
 def test_whatever_order_events_arrive_in_the_last_days_have_their_whole_history(tmp_path_factory, history, order):
     payments, verdicts = history

@@ -30,7 +30,7 @@ CONFORMS = [
 REFUSES = [*CONFORMS, CHECKS.get_one("negative_data_rejection")]
 # Rows of a batch are refused one by one, within an answer of 200; other operations take nothing that could be wrong.
 LENIENT = {"POST /score_batch", "GET /model", "GET /decisions/{transaction_id}"}
-few = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=25, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 def strict() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def only_until(at_us: int, own: str, history: History) -> History:
     return History(past(history.card), past(history.merchant))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories(), st.data())
 def test_variants_have_the_features_of_the_online_engine_to_the_last_bit(known, data):
     payments, verdicts = known

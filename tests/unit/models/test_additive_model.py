@@ -68,7 +68,7 @@ def test_a_linear_term_worked_by_hand():
     np.testing.assert_allclose(model.margin(np.array([[2], [-2], [np.nan]], np.float32)), expected, rtol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(inputs=st.integers(1, 40), count=st.integers(2, 60), seed=st.integers(0, 5))
 def test_a_row_has_the_same_bits_alone_as_among_many(inputs, count, seed):
     rng = np.random.default_rng(seed)

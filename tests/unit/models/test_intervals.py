@@ -81,7 +81,7 @@ def _statistics(truth, scores, day):
     }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rows_of_days)
 def test_one_copy_of_each_day_is_the_metric_itself(rows):
     truth, scores, day = arrays(rows)
@@ -97,7 +97,7 @@ def test_one_copy_of_each_day_is_the_metric_itself(rows):
             assert found == expected, name
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rows_of_days, st.data())
 def test_copies_of_days_are_the_metric_of_copied_rows(rows, data):
     truth, scores, day = arrays(rows)

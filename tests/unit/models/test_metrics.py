@@ -69,7 +69,7 @@ def test_no_rows_leave_everything_undefined():
     assert metrics.card_precision_at_k(times, cards, none, empty) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(samples)
 def test_ranking_metrics_equal_scikit_learn_and_a_count_of_pairs(rows):
     from sklearn.metrics import average_precision_score, roc_curve
@@ -133,7 +133,7 @@ def _handbook_card_precision(rows: pd.DataFrame, k: int) -> float:
     return float(np.mean(shares))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

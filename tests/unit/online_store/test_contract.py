@@ -27,7 +27,7 @@ from tests.stored_events import (
 )
 
 # A store takes thousands of events; each example uses cards and ids of its own.
-ONE_STORE = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_STORE = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_an_empty_store_knows_nothing(store):

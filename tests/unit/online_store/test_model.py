@@ -195,6 +195,4 @@ def test_any_sequence_gives_the_history_of_the_naive_list(backend, examples, req
         pass
 
     Machine.fresh_url = staticmethod(fresh_url)
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None, database=None)
-    )
+    run_state_machine_as_test(Machine, settings=settings(max_examples=examples, stateful_step_count=30, database=None))

@@ -22,7 +22,7 @@ groups = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(groups, st.integers(1, 40))
 def test_features_are_those_of_the_store_whatever_was_let_go_and_read_again(tmp_path_factory, groups, most_rows):
     """Groups of payments, some late and some of one moment; labels and payments recorded by another process between."""

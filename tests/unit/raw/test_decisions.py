@@ -168,7 +168,7 @@ DELIVERIES = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=DELIVERIES)
 def test_whatever_arrives_and_runs_in_whatever_order_each_decision_is_there_once(warehouse, ledger, steps):
     first: dict[str, datetime] = {}

@@ -160,7 +160,7 @@ VERDICTS = st.lists(
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(verdicts=VERDICTS, arrives=st.permutations(range(5)), loads_between=st.booleans())
 def test_labels_follow_from_what_is_known_not_from_the_order_it_came(session, verdicts, arrives, loads_between):
     empty(session)

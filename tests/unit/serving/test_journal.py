@@ -178,7 +178,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_tears(folder: Path):
         reader.close()
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, database=None)
 @given(st.data())
 def test_a_flipped_byte_costs_the_record_it_is_in_and_names_its_place(data: st.DataObject):
     records = numbered(0, 6, size=data.draw(st.integers(0, 60)))
@@ -467,6 +467,4 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 def test_whatever_happens_every_record_arrives_in_order():
-    run_state_machine_as_test(
-        JournalMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
-    )
+    run_state_machine_as_test(JournalMachine, settings=settings(max_examples=60, stateful_step_count=40, database=None))

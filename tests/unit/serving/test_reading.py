@@ -132,7 +132,7 @@ def rows(draw: st.DrawFn) -> Any:
 
 
 @given(st.lists(rows() | st.sampled_from([None, 7, "x", [], {}, [1]]), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rows_are_read_as_the_model_reads_them(found):
     read = read_rows(found, KEY)
     assert [outcome(one) for one in read] == [outcome(of_model(row)) for row in found]

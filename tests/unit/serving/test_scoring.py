@@ -176,7 +176,7 @@ def split_histories(draw: st.DrawFn):
 
 
 def test_any_split_into_groups_and_workers_serves_the_vectors_of_the_reference(loaded: Loaded):
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(split_histories())
     def every_example(drawn):
         payments, verdicts, groups = drawn
@@ -514,7 +514,7 @@ def test_whatever_is_wrong_nothing_is_approved(loaded: Loaded):
     bundle = loaded.champion.bundle
     failing = with_bundle(loaded, replace(bundle, model=unable_to_score(bundle.model)))
 
-    @settings(max_examples=32, deadline=None)
+    @settings(max_examples=32)
     @given(
         causes=st.sets(st.sampled_from(CAUSES), min_size=1),
         decision=st.sampled_from(["REVIEW", "BLOCK"]),

@@ -19,7 +19,7 @@ from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.following import Entry
 from fraud_pipelines.reasons import NO_CHAMPION
 from serving import unrecorded as module
-from serving.answers import answers_of, fallback, record_of
+from serving.answers import answers_of, fallback, records_of
 from serving.champion import Loaded
 from serving.journal import Journal
 from serving.problems import Problem
@@ -36,7 +36,7 @@ def paid(id_: str, amount_minor: int = 100) -> ScoredTransaction:
 def decided(id_: str, decision: str = "REVIEW") -> Entry:
     verdict = fallback("online_store_unavailable", decision)
     (answer,) = answers_of([paid(id_)], [verdict], None, None, datetime.now(UTC))
-    return Entry(paid(id_), record_of(paid(id_), answer.content, None))
+    return Entry(paid(id_), records_of([paid(id_)], [answer], [None])[0])
 
 
 @pytest.fixture
