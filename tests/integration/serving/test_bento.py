@@ -147,23 +147,29 @@ def test_a_bento_whose_model_was_changed_sends_everything_to_review(built: Built
     assert "cannot be used" not in log  # the online store works on without a model
 
 
-def test_the_same_model_and_code_are_built_once(bundle_folder: Path, tmp_path: Path):
-    built = build_bento(bundle_folder, "7", bentoml_home=tmp_path)
-    before = (built.path / "bento.yaml").stat().st_mtime_ns
-    assert build_bento(bundle_folder, "7", bentoml_home=tmp_path) == built
-    assert (built.path / "bento.yaml").stat().st_mtime_ns == before
-    assert built.tag.startswith("fraud-scorer:7-")
+@pytest.fixture(scope="module")
+def unserved(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltBento:
+    """A Bento that never ran: Python keeps bytecode beside the modules of one that did."""
+    return build_bento(bundle_folder, "7", bentoml_home=tmp_path_factory.mktemp("unserved"))
 
 
-def test_a_bento_holds_code_and_model_and_nothing_else(built: BuiltBento):
-    source = built.path / "src"
+def test_the_same_model_and_code_are_built_once(unserved: BuiltBento, bundle_folder: Path):
+    before = (unserved.path / "bento.yaml").stat().st_mtime_ns
+    home = unserved.path.parents[2]
+    assert build_bento(bundle_folder, "7", bentoml_home=home) == unserved
+    assert (unserved.path / "bento.yaml").stat().st_mtime_ns == before
+    assert unserved.tag.startswith("fraud-scorer:7-")
+
+
+def test_a_bento_holds_code_and_model_and_nothing_else(unserved: BuiltBento):
+    source = unserved.path / "src"
     assert sorted(path.name for path in source.iterdir()) == [
         "bentofile.yaml", "champion", "dbt_project", "fraud_pipelines", "serving"
     ]  # fmt: skip
     assert not [path for path in source.rglob("*") if path.suffix in (".pyc", ".pkl", ".pickle", ".joblib")]
-    assert built.size_bytes == sum(path.stat().st_size for path in built.path.rglob("*") if path.is_file())
-    labels = yaml.safe_load((built.path / "bento.yaml").read_text())["labels"]
-    assert labels == {"model_version": "7", "bundle_digest": built.bundle_digest}
+    assert unserved.size_bytes == sum(path.stat().st_size for path in unserved.path.rglob("*") if path.is_file())
+    labels = yaml.safe_load((unserved.path / "bento.yaml").read_text())["labels"]
+    assert labels == {"model_version": "7", "bundle_digest": unserved.bundle_digest}
 
 
 def test_a_corrupt_bundle_is_not_built(bundle_folder: Path, bento_home: Path, tmp_path: Path):
