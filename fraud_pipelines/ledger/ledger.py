@@ -21,7 +21,7 @@ CONNECT_SECONDS = 2
 # SQLite: how long a writer waits for another one.
 _BUSY_SECONDS = 30
 _PAGE_BYTES = 16 * 1024
-_CACHE_BYTES, _LOG_BYTES = 32 * 1024**2, 16 * 1024**2
+_CACHE_BYTES, _LOG_BYTES = 32 * 1024**2, 64 * 1024**2
 # A server whose host is gone is noticed in seconds, not in a quarter of an hour.
 _VANISHED = {"tcp_user_timeout": 5000, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3}
 
