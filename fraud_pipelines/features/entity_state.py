@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fraud_pipelines.features import blocks
+from fraud_pipelines.features import kernel
 from fraud_pipelines.features.blocks import Blocks
 from fraud_pipelines.features.engine import ATTRIBUTES
 from fraud_pipelines.features.kernel import AMOUNT, FIRST_LABEL, IS_FRAUD, NEVER_US, SIZE, TIME, Codes, Double, Int64
@@ -181,7 +181,7 @@ class EntityStates:
             owners: the number of the entity of each.
             asked_from_us: earliest moment whose history will be asked for next: it is not forgotten to make room.
         """
-        is_lacking = blocks.lacks_room(owners, self.events.spans)
+        is_lacking = kernel.lacks_room(owners, self.events.spans)
         if is_lacking.any():
             new = Counter(owners.tolist())
             earliest_us = int(events.time_us.min())
@@ -194,7 +194,7 @@ class EntityStates:
         for line, column in zip(new_codes, events.attributes, strict=True):
             line[:] = -1 if _is_null(column) else [own[value] for own, value in zip(values, column, strict=True)]
         numbers, codes, places, ids = self.events.columns
-        at, has_label = blocks.append(
+        at, has_label = kernel.append(
             *(owners, events.time_us, events.amount_minor, new_codes, events.places),
             *(self._newest_us, self.events.spans, numbers, codes, places),
             *(self.labels.spans, self.labels.columns[0]),
