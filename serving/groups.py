@@ -50,20 +50,25 @@ class Group:
         first = {transaction.transaction_id: transaction for transaction in reversed(asked)}
         return cls(asked, [t for t in asked if first[t.transaction_id] is t], first)
 
-    def was_decided(self, id_: str, stored: StoredDecision, record: bytes | None = None) -> None:
-        """Take over a decision there is; with its record where that may not be durable yet."""
-        self.earlier[id_] = stored
-        is_other = [transaction.transaction_id != id_ for transaction in self.fresh]
+    def were_decided(self, stored: Mapping[str, StoredDecision]) -> None:
+        """Take over decisions there are. All at once: of a batch that is sent again they are as many as payments."""
+        if not stored:
+            return
+        self.earlier.update(stored)
+        is_other = [transaction.transaction_id not in stored for transaction in self.fresh]
         self.fresh = list(compress(self.fresh, is_other))
         self.verdicts, self.answers = list(compress(self.verdicts, is_other)), list(compress(self.answers, is_other))
-        if record is not None:
-            self.records.append(record)
+
+    def stand(self, decided: Mapping[str, bytes], journaled: Container[str]) -> None:
+        """Take over decisions by their records, which become durable with the group unless they are `journaled`: a
+        process may have ended between the online store, or what that could not take, and its journal."""
+        self.records += [record for id_, record in decided.items() if id_ not in journaled]
+        self.were_decided({id_: StoredDecision.read(record) for id_, record in decided.items()})
 
     def was_recorded(self, entries: Sequence[Entry], decided: Mapping[str, bytes], journaled: Container[str]) -> None:
         """The online store has these entries; but of those `decided` before, the first decision stands."""
         self.records += [decision for t, decision in entries if t.transaction_id not in decided]
-        for id_, record in decided.items():
-            self.was_decided(id_, StoredDecision.read(record), None if id_ in journaled else record)
+        self.stand(decided, journaled)
 
     def results(self) -> list[Answer | Problem]:
         """What the callers are told, one result for each transaction that was asked, once all is durable."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import repeat
+from itertools import starmap
 
 import numpy as np
 
@@ -57,8 +57,12 @@ def judge(
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
         # What is no number would compare as an approval; it is refused below.
         decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
-        anomalies = repeat(None) if anomaly_scores is None else anomaly_scores.tolist()
-        verdicts = list(map(Verdict, decisions, probabilities.tolist(), anomalies, repeat(()), features))
+        no_reasons, anomalies = [()] * len(transactions), [None] * len(transactions)
+        if anomaly_scores is not None:
+            anomalies = anomaly_scores.tolist()
+        # Strictly: of a model that forgets a row each is asked for alone.
+        columns = zip(decisions, probabilities.tolist(), anomalies, no_reasons, features, strict=True)
+        verdicts = list(starmap(Verdict, columns))
         is_sound = (probabilities >= 0) & (probabilities <= 1)
         for row in np.flatnonzero(~is_sound).tolist():
             logger.error("Model version %s: %s is no probability", champion.version, probabilities[row])

@@ -34,8 +34,10 @@ _QUIET_SECONDS = 1.0
 _BUSY_SECONDS = 0.007
 # Groups that are decided and wait for the disk; then deciding waits for it, too.
 _MOST_DECIDED = 4
-# Payments that may wait: a few seconds' worth. Who comes later is told to come back.
+# Payments that may wait: a few seconds' worth. Who comes later is told to come back. Of batches more may, all that
+# eight callers send ahead at once (endpoints.py); they keep no single payment waiting.
 MOST_WAITING = 4_096
+MOST_PIECES_WAITING = 64
 
 Result = Answer | Problem
 Group = TypeVar("Group")
@@ -103,7 +105,7 @@ class DecisionLane(Generic[Group]):
         Raises:
             Problem: 503 with Retry-After when too many wait, or the service is about to end.
         """
-        self._require_room()
+        self._require(has_room=len(self._singles) < MOST_WAITING)
         return (await self._submit(self._singles, [transaction]))[0]
 
     async def decide_piece(self, transactions: Sequence[ScoredTransaction]) -> list[Result]:
@@ -112,12 +114,11 @@ class DecisionLane(Generic[Group]):
         Raises:
             Problem: 503, see `decide`.
         """
-        self._require_room()
+        self._require(has_room=len(self._singles) < MOST_WAITING and len(self._pieces) < MOST_PIECES_WAITING)
         return await self._submit(self._pieces, transactions)
 
-    def _require_room(self) -> None:
-        pieces = len(self._pieces) * BATCH_PIECE
-        if self._is_stopping or len(self._singles) >= MOST_WAITING or pieces >= MOST_WAITING:
+    def _require(self, *, has_room: bool) -> None:
+        if self._is_stopping or not has_room:
             raise _refusal(is_stopping=self._is_stopping)
 
     def _submit(self, jobs: deque[_Job], transactions: Sequence[ScoredTransaction]) -> "asyncio.Future[list[Result]]":

@@ -291,8 +291,7 @@ class Scorer:
 
     def _find_earlier(self, group: Group, view: View | None) -> None:
         """Decisions there are already: in the online store, on this host, or in the ledger where only that has them."""
-        for id_, record in (self._unrecorded.decisions(group.ids) | (dict(view.decisions) if view else {})).items():
-            self._stands(group, id_, record)
+        group.stand(self._unrecorded.decisions(group.ids) | (dict(view.decisions) if view else {}), self._journaled)
         is_uncertain = self._clock() < self._ask_ledger_until or view is None
         asked = [
             transaction.transaction_id
@@ -308,12 +307,12 @@ class Scorer:
             except Exception as error:  # whatever a database driver raises while its server is away
                 self._ledger_patience.tell(error)
                 return
-            for id_, decision in found.items():
-                stored = StoredDecision.of(decision)
-                group.was_decided(id_, stored)
-                if view and id_ not in view.stored:
-                    # The online store lost it, or never had it: it takes it with the next group.
-                    self._unrecorded.keep([Entry(stored.transaction, stored.record)])
+            stored = {id_: StoredDecision.of(decision) for id_, decision in found.items()}
+            group.were_decided(stored)
+            # Those the online store lost, or never had, it takes with the next group.
+            lost = [one for id_, one in stored.items() if view and id_ not in view.stored]
+            if lost:
+                self._unrecorded.keep([Entry(one.transaction, one.record) for one in lost])
 
     def _entries(self, group: Group, loaded: Loaded, verdicts: Sequence[Verdict], as_of_us: int | None) -> list[Entry]:
         group.verdicts = list(verdicts)
@@ -351,18 +350,13 @@ class Scorer:
             newest_us = int(group.columns.time_us.max())
             metrics().feature_age.set(max(0.0, (newest_us - as_of_us) / 1e6))
 
-    def _stands(self, group: Group, id_: str, record: bytes) -> None:
-        # A process may have ended between the online store, or what it could not take, and its journal.
-        group.was_decided(id_, StoredDecision.read(record), None if id_ in self._journaled else record)
-
     def _leave(self, group: Group, entries: list[Entry]) -> None:
         """Keep what the online store could not take; it is durable all the same."""
         earlier, gone = self._unrecorded.keep(entries)
         # The decisions that had to go stand, and the next rebuild of the online state brings their transactions.
         metrics().state_behind.inc(gone)
         group.records += [entry.decision for entry in entries if entry.transaction.transaction_id not in earlier]
-        for id_, record in earlier.items():
-            self._stands(group, id_, record)
+        group.stand(earlier, self._journaled)
 
     def _record_the_unrecorded(self, state: RecentState) -> None:
         while entries := self._unrecorded.oldest(_UNRECORDED_AT_ONCE):

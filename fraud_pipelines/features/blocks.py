@@ -9,20 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fraud_pipelines.features.kernel import (
-    AMOUNT,
-    CAPACITY,
-    FIRST_LABEL,
-    NEVER_US,
-    SIZE,
-    START,
-    TIME,
-    Codes,
-    Double,
-    Flags,
-    Int64,
-    compiled,
-)
+from fraud_pipelines.features.kernel import CAPACITY, SIZE, Int64
 
 _SMALLEST = 16
 
@@ -117,45 +104,3 @@ class Blocks:
 
 def _capacity(rows: int) -> int:
     return max(_SMALLEST, 1 << (rows - 1).bit_length())
-
-
-@compiled
-def lacks_room(owners: Int64, spans: Int64) -> Flags:
-    """Which of some new rows would find the block of their owner full, were all added in order; see Blocks."""
-    is_lacking = np.zeros(len(owners), np.bool_)
-    for row in range(len(owners)):
-        spans[SIZE, owners[row]] += 1
-        is_lacking[row] = spans[SIZE, owners[row]] > spans[CAPACITY, owners[row]]
-    for row in range(len(owners)):
-        spans[SIZE, owners[row]] -= 1
-    return is_lacking
-
-
-@compiled
-def append(
-    owners: Int64, new_times: Int64, new_amounts: Int64, new_codes: Codes, new_places: Double,
-    newest: Int64, spans: Int64, numbers: Int64, codes: Codes, places: Double, label_spans: Int64, labels: Int64,
-) -> tuple[Int64, Flags]:  # fmt: skip
-    """Add transactions to their owners' blocks, which have room, where they come after all that are there.
-
-    Where each was put, -1 of one that is not later than the `newest` of its owner, and which may have a label already:
-    a label counts after its transaction, so one that came late has an owner whose last label arrival is later than it.
-    """
-    at = np.full(len(owners), -1, np.int64)
-    may_have_label = np.zeros(len(owners), np.bool_)
-    for row in range(len(owners)):
-        owner, time = owners[row], new_times[row]
-        if time <= newest[owner]:
-            continue
-        place = spans[START, owner] + spans[SIZE, owner]
-        numbers[TIME, place], numbers[AMOUNT, place], numbers[FIRST_LABEL, place] = time, new_amounts[row], NEVER_US
-        for attribute in range(len(codes)):
-            codes[attribute, place] = new_codes[attribute, row]
-        for line in range(len(places)):
-            places[line, place] = new_places[line, row]
-        last = label_spans[START, owner] + label_spans[SIZE, owner] - 1
-        may_have_label[row] = label_spans[SIZE, owner] > 0 and labels[TIME, last] > time
-        spans[SIZE, owner] += 1
-        newest[owner] = time
-        at[row] = place
-    return at, may_have_label

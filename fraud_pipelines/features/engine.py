@@ -1,8 +1,7 @@
 """The compiled engine: every feature of a card or merchant for many transactions at once.
 
-The DuckDB warehouse and the scoring service both compute with it; PostgreSQL computes in SQL. Where many transactions
-of an entity are asked, the edges of each window and all running totals are worked out once and shared; of a few, each
-looks back through its own windows. Both end in the same last expressions, so the features are equal to the last bit.
+The DuckDB warehouse and the scoring service both compute with it, so their features are equal by construction;
+PostgreSQL computes in SQL. The edges of each window and all running totals are worked out once and shared.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fraud_pipelines.features import blocks
+from fraud_pipelines.features import kernel
 from fraud_pipelines.features.blocks import Blocks
 from fraud_pipelines.features.engine import ATTRIBUTES
 from fraud_pipelines.features.kernel import AMOUNT, FIRST_LABEL, IS_FRAUD, NEVER_US, SIZE, TIME, Codes, Double, Int64
@@ -181,20 +181,20 @@ class EntityStates:
             owners: the number of the entity of each.
             asked_from_us: earliest moment whose history will be asked for next: it is not forgotten to make room.
         """
-        is_lacking = blocks.lacks_room(owners, self.events.spans)
+        is_lacking = kernel.lacks_room(owners, self.events.spans)
         if is_lacking.any():
             new = Counter(owners.tolist())
             earliest_us = int(events.time_us.min())
             earliest_us = earliest_us if asked_from_us is None else min(earliest_us, asked_from_us)
             for owner in np.unique(owners[is_lacking]).tolist():
                 self._make_room(owner, earliest_us, new[owner])
-        # Only now: to make room may give values other numbers.
+        # Only now: to make room, for all that are new, may give values other numbers.
         values = [self._values[owner] for owner in owners.tolist()]
         new_codes = np.empty((self._attributes, len(owners)), np.int32)
         for line, column in zip(new_codes, events.attributes, strict=True):
             line[:] = -1 if _is_null(column) else [own[value] for own, value in zip(values, column, strict=True)]
         numbers, codes, places, ids = self.events.columns
-        at, has_label = blocks.append(
+        at, has_label = kernel.append(
             *(owners, events.time_us, events.amount_minor, new_codes, events.places),
             *(self._newest_us, self.events.spans, numbers, codes, places),
             *(self.labels.spans, self.labels.columns[0]),
@@ -206,12 +206,12 @@ class EntityStates:
         is_late = at < 0
         if not is_late.any():
             ids[0, at] = events.ids
-            return Entities(self, owners, new_codes)
-        for row in np.flatnonzero(~is_late).tolist():
-            ids[0, at[row]] = events.ids[row]
-        for row in np.flatnonzero(is_late).tolist():
-            self._insert(int(owners[row]), events, row, asked_from_us)
-        return Entities(self, owners)  # to make room for these may have given values other numbers, too
+        else:
+            for row in np.flatnonzero(~is_late).tolist():
+                ids[0, at[row]] = events.ids[row]
+            for row in np.flatnonzero(is_late).tolist():
+                self._insert(int(owners[row]), events, new_codes, row)
+        return Entities(self, owners, new_codes)
 
     def codes(self, owners: Int64, attributes: Sequence[Sequence[str | None]]) -> Codes:
         """The numbers of some transactions' values with their entities, one line per attribute.
@@ -271,8 +271,8 @@ class EntityStates:
                 self.known_since_us, self.labels_known_since_us, self._newest_us, self._last_found = wider
         return owner
 
-    def _insert(self, owner: int, events: EventColumns, row: int, asked_from_us: int | None) -> None:
-        """Add one row in its place, unless it is there already or before all that is held."""
+    def _insert(self, owner: int, events: EventColumns, new_codes: Codes, row: int) -> None:
+        """Add one row in its place, for which there is room, unless it is there already or before all that is held."""
         time_us, id_ = int(events.time_us[row]), events.ids[row]
         numbers, codes, places, ids = self.events.columns
         place = self.events.rows(owner)
@@ -284,20 +284,15 @@ class EntityStates:
         at = bisect_left(held_ids, id_, first, ties)
         if at < ties and held_ids[at] == id_:
             return
-        if self.events.is_full(owner):
-            earliest_us = time_us if asked_from_us is None else min(time_us, asked_from_us)
-            at -= self._make_room(owner, earliest_us)
         at = self.events.open(owner, at)
-        numbers, codes, places, ids = self.events.columns
-        own = self._values[owner]
         ids[0, at] = id_
         numbers[TIME, at], numbers[AMOUNT, at] = time_us, events.amount_minor[row]
         numbers[FIRST_LABEL, at] = self._label_ids[owner].get(id_, NEVER_US)
-        codes[:, at] = [own[column[row]] for column in events.attributes]
+        codes[:, at] = new_codes[:, row]
         places[:, at] = events.places[:, row]
 
-    def _make_room(self, owner: int, earliest_us: int, more: int = 1) -> int:
-        """Forget what no window from `earliest_us` on can reach, and take space for `more`; how many rows went."""
+    def _make_room(self, owner: int, earliest_us: int, more: int) -> None:
+        """Forget what no window from `earliest_us` on can reach, and take space for `more`."""
         times = self.events.columns[0][TIME, self.events.rows(owner)]
         newest_us = int(times[-1]) if len(times) else earliest_us
         horizon_us = min(newest_us, earliest_us) - self.keep_us
@@ -309,7 +304,6 @@ class EntityStates:
             self.known_since_us[owner] = max(self.known_since_us[owner], horizon_us)
             self._forget_labels(owner, horizon_us)
             self._forget_values(owner)
-        return gone
 
     def _forget_values(self, owner: int) -> None:
         """Number anew where most values are of transactions that went."""

@@ -11,18 +11,14 @@ from types import ModuleType
 from typing import Any
 
 from fraud_pipelines.errors import FraudPipelinesError
-from fraud_pipelines.features import blocks, kernel
+from fraud_pipelines.features import kernel
 from fraud_pipelines.features.online import OnlineEngine
 from fraud_pipelines.models import tree_shap
 from fraud_pipelines.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 # A module, and one of its compiled functions, which knows where the cache is.
-COMPILED: tuple[tuple[ModuleType, Any], ...] = (
-    (kernel, kernel.compute),
-    (blocks, blocks.append),
-    (tree_shap, tree_shap._contributions),
-)
+COMPILED: tuple[tuple[ModuleType, Any], ...] = ((kernel, kernel.compute), (tree_shap, tree_shap._contributions))
 
 
 def add_machine_code(bundle: Bundle, code: Path) -> None:

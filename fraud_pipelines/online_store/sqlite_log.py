@@ -16,7 +16,7 @@ A row has the number of its last one, and a line for each:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -217,11 +217,13 @@ class LogIndex:
 
     def of_ids(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[Found]]:
         """Every line of these identifiers, in the order they were recorded; identifiers without one are left out."""
-        found: dict[str, list[Found]] = {}
-        for position, numbers in self._of_id.find_each(_crc(ids)).items():
-            lines = [one for one in _lines(connection, numbers) if one.line.transaction_id == ids[position]]
-            if lines:
-                found[ids[position]] = lines
+        numbers = {number for of_one in self._of_id.find_each(_crc(ids)).values() for number in of_one}
+        asked, found = set(ids), dict[str, list[Found]]()
+        # All at once: a batch that is sent again would else read each of its rows for each of its payments.
+        for one in _lines(connection, numbers):
+            id_ = one.line.transaction_id
+            if id_ in asked:  # by hash: other texts may be among them
+                found.setdefault(id_, []).append(one)
         return found
 
     def of_card(self, connection: sqlite3.Connection, card_id: str, after: int) -> list[Change]:
@@ -270,7 +272,7 @@ class Found(NamedTuple):
         return bool(self.row.decision_sizes)
 
 
-def _lines(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[Found]:
+def _lines(connection: sqlite3.Connection, numbers: Collection[int]) -> Iterator[Found]:
     """The lines of these numbers that are still there, ascending."""
     wanted = sorted(numbers)
     position = 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from fraud_pipelines.features import blocks, kernel
+from fraud_pipelines.features import kernel
 from fraud_pipelines.features.entity_state import whole
 from fraud_pipelines.features.online import (
     Context,
@@ -104,7 +104,7 @@ def test_a_label_counts_a_microsecond_after_its_transaction_at_the_earliest():
 
 def test_a_group_needs_no_other_machine_code_than_one_transaction():
     """What a Bento brings, or a start compiles ahead, is made of one; a group must not wait seconds for more."""
-    functions = (blocks.lacks_room, blocks.append, kernel.compute_held)
+    functions = (kernel.lacks_room, kernel.append, kernel.compute_held)
     ENGINE.warm_up()
     of_one = [list(function.signatures) for function in functions]
     group = [

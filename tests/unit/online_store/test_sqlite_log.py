@@ -232,6 +232,25 @@ def test_who_opens_a_store_finds_what_others_did_whether_it_is_folded_or_not(url
         assert ids(after.history("tok_a", "m1", NOON_US + 99).card) == [*expected, "new"]
 
 
+def test_a_row_is_read_once_however_many_of_its_lines_are_looked_for():
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create_tables(connection)
+        index, now = LogIndex(), sqlite_log.numbers(connection)
+        rows = [[payment(f"t{row}-{n}", NOON_US) for n in range(100)] for row in range(2)]
+        for lines in rows:
+            written = sqlite_log.write(connection, now, lines)
+            index.wrote(written)
+            now = written.after
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        ids = [line.transaction_id for lines in rows for line in lines] + ["unknown"]
+        found = index.of_ids(connection, ids)
+        assert {id_: [one.line.transaction_id for one in lines] for id_, lines in found.items()} == {
+            id_: [id_] for id_ in ids[:-1]
+        }
+        assert len(statements) == 1
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 OPTIONAL_TEXTS, DEGREES = st.none() | TEXTS, st.none() | st.floats(allow_nan=False, allow_infinity=False)

@@ -10,7 +10,8 @@ import pytest
 
 from fraud_pipelines.features.online import ScoredTransaction
 from serving import lane as lane_module
-from serving.lane import BATCH_PIECE, MOST_IN_GROUP, MOST_WAITING, DecisionLane, Result
+from serving.endpoints import _PIECES_AT_ONCE
+from serving.lane import BATCH_PIECE, MOST_IN_GROUP, MOST_PIECES_WAITING, MOST_WAITING, DecisionLane, Result
 from serving.problems import Problem
 from tests.stored_events import payment
 
@@ -97,6 +98,34 @@ def test_what_waits_is_one_group_in_order_with_pieces_of_batches_between():
     assert groups == [["first"], pieces[0], names[:MOST_IN_GROUP], pieces[1], names[MOST_IN_GROUP:]]
 
 
+def test_while_no_single_payment_comes_pieces_go_together_without_those_whose_caller_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(lane_module, "_QUIET_SECONDS", 3_600.0)
+    names = ["ab", "c", "de", "f", "g", "h"]
+
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        deciding.gate.clear()
+        first = asyncio.create_task(lane.decide_piece([made("first")]))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(deciding.began.wait, 10)
+        pieces = [asyncio.create_task(lane.decide_piece([made(name) for name in own])) for own in names]
+        await asyncio.sleep(0)
+        pieces[1].cancel()
+        await asyncio.sleep(0)
+        deciding.gate.set()
+        assert await first == [b"first"]
+        found = await asyncio.gather(*pieces, return_exceptions=True)
+        assert isinstance(found.pop(1), asyncio.CancelledError)
+        assert found == [[name.encode() for name in own] for own in (names[0], *names[2:])]
+        # Once one has come, pieces go one by one again.
+        assert await lane.decide(made("single")) == b"single"
+        pieces = [asyncio.create_task(lane.decide_piece([made(name)])) for name in "xyz"]
+        assert await asyncio.gather(*pieces) == [[b"x"], [b"y"], [b"z"]]
+
+    assert run(scenario).groups == [["first"], [*"abdef"], ["g", "h"], ["single"], ["x"], ["y"], ["z"]]
+
+
 def test_while_payments_come_faster_than_groups_the_next_one_gathers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lane_module, "_BUSY_SECONDS", 3.0)
 
@@ -131,6 +160,26 @@ def test_who_comes_when_too_many_wait_is_told_to_come_back():
         assert await lane.decide(made("later")) == b"later"
 
     assert ["late"] not in run(scenario).groups
+
+
+def test_eight_callers_of_large_batches_are_all_taken_and_no_single_payment_is_refused_for_them():
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        first = await behind_a_shut_gate(lane, deciding)
+        assert MOST_PIECES_WAITING == 8 * _PIECES_AT_ONCE
+        pieces = [asyncio.create_task(lane.decide_piece([made(f"p{n}")])) for n in range(MOST_PIECES_WAITING)]
+        await asyncio.sleep(0)
+        with pytest.raises(Problem) as caught:
+            await lane.decide_piece([made("late")])
+        assert (caught.value.status, caught.value.code) == (503, "overloaded")
+        single = asyncio.create_task(lane.decide(made("single")))
+        await asyncio.sleep(0)
+        deciding.gate.set()
+        assert await asyncio.gather(first, single, *pieces) == [
+            b"first", b"single", *([f"p{n}".encode()] for n in range(MOST_PIECES_WAITING))
+        ]  # fmt: skip
+
+    # After the piece that came before it.
+    assert run(scenario).groups[:3] == [["first"], ["p0"], ["single"]]
 
 
 def test_a_failure_is_an_answer_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture):

@@ -486,6 +486,14 @@ class NoNumberOnLarge(Bundle):
         return np.where(matrix[:, SPEC.names.index("amount")] > 500, np.nan, probabilities), anomaly
 
 
+class ForgetsLarge(Bundle):
+    """A model that returns nothing for payments above 500."""
+
+    def scores(self, matrix):
+        probabilities, anomaly = super().scores(matrix)
+        return probabilities[matrix[:, SPEC.names.index("amount")] <= 500], anomaly
+
+
 class NoReasons(Bundle):
     """A model that cannot say why."""
 
@@ -493,7 +501,7 @@ class NoReasons(Bundle):
         raise RuntimeError("cannot say why")
 
 
-@pytest.mark.parametrize("kind", [FailsOnLarge, NoNumberOnLarge, NoReasons])
+@pytest.mark.parametrize("kind", [FailsOnLarge, NoNumberOnLarge, ForgetsLarge, NoReasons])
 def test_a_model_that_fails_on_one_row_leaves_the_others_alone(host: Host, loaded: Loaded, bundle: Bundle, kind):
     broken = kind(**{f.name: getattr(bundle, f.name) for f in fields(bundle)})
     worker = host.worker(with_bundle(loaded, broken))
