@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     The feature engine is compiled before there are test processes: in a fresh clone each would compile it for itself.
     """
     config.option.loadscopereorder = False
-    if config.getoption("dist") != "no" and not hasattr(config, "workerinput"):
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         from fraud_pipelines.features.online import OnlineEngine
         from fraud_pipelines.features.spec import load_spec
 
