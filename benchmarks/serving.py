@@ -64,7 +64,7 @@ from fraud_pipelines.online_store.warehouse_state import read_state
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
 from fraud_pipelines.warehouse import Warehouse, open_warehouse
 
-SIMULATED, QUICK = 200_000, 20_000
+SIMULATED, QUICK = 200_000, 8_000
 SERVED_DAYS = 30
 CONNECTIONS = 32
 _KEY = hashlib.sha256(b"benchmark").hexdigest()  # stands in for a secret: it protects nobody

@@ -158,7 +158,7 @@ def tmp_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """An installation after `fraud demo`: every stage has run once. Tests may add to it, never break it.
+    """An installation after `fraud demo`: every stage has run once. For tests that look at it; others take `moved`.
 
     One for all test processes: the first that asks makes it, the others wait.
     """
@@ -168,5 +168,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     shared.mkdir(exist_ok=True)
     with FileLock(shared / "lock"):
         if not printed.exists():
-            printed.write_text(installation.run_script("demo", "--days", str(DEMO_DAYS), "--port", str(free_port())))
+            output = installation.run_script("demo", "--days", str(DEMO_DAYS), "--port", str(free_port()))
+            shutil.copytree(installation.home, shared / "untouched")
+            printed.write_text(output)
     return replace(installation, output=printed.read_text())
+
+
+@pytest.fixture(scope="module")
+def moved(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The demo's home, moved to another place: for what runs on it or changes it, and proof that a home can move."""
+    home = tmp_path_factory.mktemp("moved") / "home"
+    # Not the home itself: another test process may be at work there.
+    shutil.copytree(demo.home.with_name("untouched"), home)
+    return Installation(home, demo.variables)

@@ -16,19 +16,19 @@ SLOW = 120_000  # a run starts a process and imports the code location
 
 
 @pytest.fixture(scope="module")
-def ui(demo) -> Iterator[str]:
-    """`fraud ui` on the demo's installation: webserver and daemon."""
+def ui(moved) -> Iterator[str]:
+    """`fraud ui` on a copy of the demo's installation: webserver and daemon."""
     port = free_port()
-    log = (demo.home / "ui.log").open("w")
+    log = (moved.home / "ui.log").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "fraud_pipelines", "ui", "--port", str(port)],
-        cwd=ROOT, env=demo.environment, stdout=log, stderr=subprocess.STDOUT,
+        cwd=ROOT, env=moved.environment, stdout=log, stderr=subprocess.STDOUT,
         # A group of its own, to be ended whole. Whatever starts the tests in the background ignores SIGINT, and what is
         # ignored stays so in every process below.
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        wait_for(f"http://127.0.0.1:{port}/server_info", process, demo.home / "ui.log")
+        wait_for(f"http://127.0.0.1:{port}/server_info", process, moved.home / "ui.log")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGINT)

@@ -6,8 +6,8 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 
-def test_the_service_page_documents_the_endpoint_and_scores_its_example(page, demo):
-    with demo.serving() as base_url:
+def test_the_service_page_documents_the_endpoint_and_scores_its_example(page, moved):
+    with moved.serving() as base_url:
         page.goto(base_url)
         expect(page.get_by_text("/score").first).to_be_visible()
         page.wait_for_load_state("networkidle")

@@ -3,6 +3,7 @@
 import multiprocessing
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import psycopg2
@@ -73,7 +74,14 @@ def test_threads_that_prune_the_same_card_never_block_each_other_and_keep_what_c
         other.close()
 
 
-def test_processes_that_write_while_the_state_is_rebuilt_lose_nothing_and_count_nothing_twice(url, store):
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Three, for every kind of store: starting them takes longer than what they do."""
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def test_processes_that_write_while_the_state_is_rebuilt_lose_nothing_and_count_nothing_twice(url, store, processes):
     # Everybody delivers the same 120 payments and labels of three cards; each has as many of its own, half of them of
     # those cards, and everybody's arrive in another order. The warehouse knows every third one of the common ones.
     def made(prefix, count, cards, merchants):
@@ -96,21 +104,20 @@ def test_processes_that_write_while_the_state_is_rebuilt_lose_nothing_and_count_
             expected.record_transaction(transaction)
             expected.record_label(arrival)
 
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [
-            pool.submit(
-                record_all,
-                url,
-                [*own[worker][0], *common[0]][:: -1 if worker % 2 else 1],
-                [*common[1], *own[worker][1]][:: -1 if worker % 2 else 1],
-            )
-            for worker in range(3)
-        ]
-        rebuilds = 0
-        while rebuilds < 3 or not all(future.done() for future in futures):
-            store.rebuild(*tables_of(*warehouse), NOON)
-            rebuilds += 1
-        new = [future.result() for future in futures]
+    futures = [
+        processes.submit(
+            record_all,
+            url,
+            [*own[worker][0], *common[0]][:: -1 if worker % 2 else 1],
+            [*common[1], *own[worker][1]][:: -1 if worker % 2 else 1],
+        )
+        for worker in range(3)
+    ]
+    rebuilds = 0
+    while rebuilds < 3 or not all(future.done() for future in futures):
+        store.rebuild(*tables_of(*warehouse), NOON)
+        rebuilds += 1
+    new = [future.result() for future in futures]
     # Of the common ones, what the warehouse had brought first was new to nobody.
     for kind, of_warehouse in ((0, len(warehouse[0])), (1, len(warehouse[1]))):
         assert 480 - of_warehouse <= sum(counts[kind] for counts in new) <= 480
