@@ -201,18 +201,25 @@ def records_of(
     requests = _lines(list(starmap(_Request, map(_values_of, transactions))))
     served = iter(_vectors([vector for vector in features if vector is not None]))
     return [
-        b'%b%b,"request":%b,"features":%b}'
-        % (DECISION_RECORD, answer.content, request, b"null" if vector is None else next(served))
+        b"".join(
+            (
+                *(DECISION_RECORD, answer.content, b',"request":', request),
+                *(b',"features":', b"null" if vector is None else next(served), b"}"),
+            )
+        )
         for answer, request, vector in zip(answers, requests, features, strict=True)
     ]
 
 
-def _vectors(vectors: Sequence[np.ndarray]) -> list[bytes]:
+def _vectors(vectors: Sequence[np.ndarray]) -> list[memoryview]:
     """Each vector as JSON, in one call for all: they hold numbers alone, so what ends one stands nowhere inside."""
     if not vectors:
         return []
-    first, *others, _ = orjson.dumps(np.array(vectors), option=orjson.OPT_SERIALIZE_NUMPY)[1:].split(b"]")[:-1]
-    return [b"%b]" % first, *(b"%b]" % other[1:] for other in others)]
+    written = orjson.dumps(np.array(vectors), option=orjson.OPT_SERIALIZE_NUMPY)
+    ends = (np.flatnonzero(np.frombuffer(written, np.uint8) == ord("]")) + 1).tolist()[:-1]
+    everything = memoryview(written)
+    # Behind the bracket that opens them all, and the comma after each.
+    return [everything[start:end] for start, end in zip([1, *(end + 1 for end in ends[:-1])], ends, strict=True)]
 
 
 def _lines(values: Sequence[object]) -> list[bytes]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from fraud_pipelines.features.online import ScoredTransaction
+from serving import pace
 from serving.answers import Answer
 from serving.problems import Problem
 
@@ -136,12 +137,16 @@ class DecisionLane(Generic[Group]):
                 if is_busy and not self._pieces and not self._is_stopping:
                     time.sleep(max(0.0, began + _BUSY_SECONDS - time.monotonic()))
                 began = time.monotonic()
+                pace.hurry()
                 jobs = [self._singles.popleft() for _ in range(min(len(self._singles), MOST_IN_GROUP))]
                 self._work(jobs)
                 is_busy = bool(self._singles)
             # One piece after each group: neither waits for the other for long.
             if self._pieces:
-                most = _PIECES_TOGETHER if time.monotonic() - began > _QUIET_SECONDS else 1
+                most = 1
+                if time.monotonic() - began > _QUIET_SECONDS:
+                    most = _PIECES_TOGETHER
+                    pace.relax()
                 pieces = [self._pieces.popleft() for _ in range(min(len(self._pieces), most))]
                 # Of the others the caller has gone, or was told that it took too long.
                 pieces = [piece for piece in pieces if not piece.future.done()]

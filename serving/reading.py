@@ -7,9 +7,10 @@ make the same transaction of a row is held by a property test (tests/unit/servin
 """
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -105,11 +106,10 @@ def _plain(rows: Sequence[Any], token_key: bytes) -> Sequence[ScoredTransaction]
         if name in names:
             column[name] = _degrees(column[name], given[name], most)
     # What ScoredTransaction(...) does, for half its price: a frozen class sets its values one by one through `object`.
-    transactions = [object.__new__(ScoredTransaction) for _ in rows]
+    transactions = list(map(object.__new__, repeat(ScoredTransaction, len(rows))))
     nothing = [None] * len(rows)
     for name, put in zip(_ORDER, _PUT, strict=True):
-        for transaction, value in zip(transactions, column.get(name, nothing), strict=True):
-            put(transaction, value)
+        deque(map(put, transactions, column.get(name, nothing)), maxlen=0)
     return transactions
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import sys
 import threading
 import time
 import uuid
@@ -18,6 +17,7 @@ from fraud_pipelines.ledger.records import utc_now
 from fraud_pipelines.online_store import open_online_store
 from fraud_pipelines.online_store.state import to_us
 from fraud_pipelines.settings import PROJECT_ROOT, Settings
+from serving import pace
 from serving.access import Access
 from serving.answers import StoredDecision, feedback_record
 from serving.challenge import IS_CHAMPION, NO_CHALLENGER, NOBODY, Challenge
@@ -44,8 +44,6 @@ IS_FRAUD = {"CONFIRMED_FRAUD": True, "FALSE_POSITIVE": False}
 """Verdicts that are labels; the others only say where the case stands."""
 # A decision is in the ledger this much later at most, while the ledger is there.
 LINGER_SECONDS = 0.25
-SWITCH_SECONDS = 0.0001
-YOUNG_OBJECTS = 10_000, 20
 _STOP_SECONDS = 10.0
 # Verdicts by the identifier that their senders gave: until long after the ledger has them.
 
@@ -111,13 +109,11 @@ class Runtime:
 
     def start(self) -> None:
         """Open what can be opened, and begin to decide."""
-        # A thread that computes lets the others in after this long; the interpreter's own 5 ms are a decision's time.
-        sys.setswitchinterval(SWITCH_SECONDS)
+        pace.hurry()
         # What is held in memory has no cycles, and is so much that looking for some among all of it stops every thread
         # for a third of a second. The young are looked through as ever.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*YOUNG_OBJECTS, 1_000_000)
         self._describe(self.watch.current)
         self.watch.start()
         self.challenger_watch.start()

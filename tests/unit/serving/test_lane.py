@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from fraud_pipelines.features.online import ScoredTransaction
 from serving import lane as lane_module
+from serving import pace
 from serving.endpoints import _PIECES_AT_ONCE
 from serving.lane import BATCH_PIECE, MOST_IN_GROUP, MOST_PIECES_WAITING, MOST_WAITING, DecisionLane, Result
 from serving.problems import Problem
@@ -47,6 +50,15 @@ class Deciding:
         if ["no disk"] in groups:
             raise OSError("no disk")
         return [[name.encode() for name in names] for names in groups]
+
+
+@pytest.fixture(autouse=True)
+def same_pace() -> Iterator[None]:
+    """Leave the interpreter's own pace to the other tests."""
+    before, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    yield
+    sys.setswitchinterval(before)
+    gc.set_threshold(*thresholds)
 
 
 def run(scenario: Callable, deciding: Deciding | None = None) -> Deciding:
@@ -124,6 +136,28 @@ def test_while_no_single_payment_comes_pieces_go_together_without_those_whose_ca
         assert await asyncio.gather(*pieces) == [[b"x"], [b"y"], [b"z"]]
 
     assert run(scenario).groups == [["first"], [*"abdef"], ["g", "h"], ["single"], ["x"], ["y"], ["z"]]
+
+
+def test_the_interpreter_turns_seldom_while_no_single_payment_comes(monkeypatch: pytest.MonkeyPatch):
+    paces: dict[str, tuple[float, int]] = {}
+
+    class Noting(Deciding):
+        def __call__(self, transactions: Sequence[ScoredTransaction]) -> list[str]:
+            paces[transactions[0].transaction_id] = sys.getswitchinterval(), gc.get_threshold()[0]
+            return super().__call__(transactions)
+
+    async def scenario(lane: DecisionLane, deciding: Deciding) -> None:
+        monkeypatch.setattr(lane_module, "_QUIET_SECONDS", 0.0)
+        for name in ("quiet", "quiet too"):
+            await lane.decide_piece([made(name)])
+        await lane.decide(made("single"))
+        monkeypatch.setattr(lane_module, "_QUIET_SECONDS", 3_600.0)
+        await lane.decide_piece([made("soon after")])
+
+    run(scenario, Noting())
+    relaxed = pytest.approx(pace.RELAXED_SWITCH_SECONDS), pace.RELAXED_YOUNG_OBJECTS
+    hurried = pytest.approx(pace.SWITCH_SECONDS), pace.YOUNG_OBJECTS
+    assert paces == {"quiet": relaxed, "quiet too": relaxed, "single": hurried, "soon after": hurried}
 
 
 def test_while_payments_come_faster_than_groups_the_next_one_gathers(monkeypatch: pytest.MonkeyPatch):
