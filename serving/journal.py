@@ -21,7 +21,8 @@ from fraud_pipelines.errors import JournalFull, JournalUnavailable
 from serving.segments import LINE_OVERHEAD_BYTES, BrokenLine, WriterFiles, framed, writers
 
 GIBIBYTE, MEBIBYTE = 1024**3, 1024**2
-MEMORY_BYTES = 16 * MEBIBYTE
+# While a batch is delivered, two more may gather: what is not in memory has to be read, and checked, from the file.
+MEMORY_BYTES = 32 * MEBIBYTE
 BATCH_BYTES = 8 * MEBIBYTE
 SAVE_POSITION_SECONDS = 1.0
 
