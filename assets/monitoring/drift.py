@@ -75,8 +75,8 @@ def drift(
         rows = pd.concat(blocks, ignore_index=True)
         session.replace_window(tables.DRIFT, rows, since=days[0].since, until=days[-1].until)
     page = documents.folder("drift") / f"drift-{days[-1].first_key}-v{version}.html"
-    page.write_text(drift_page(reference, current, features=bundle.feature_names), "utf-8")
     verdict = verdict_of(blocks[-1])
+    page.write_text(drift_page(reference, current, features=bundle.feature_names, verdict=verdict), "utf-8")
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),

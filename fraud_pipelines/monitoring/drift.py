@@ -145,11 +145,13 @@ def verdict_of(rows: pd.DataFrame, *, limit: float = limits.DRIFT_FEATURE_SHARE)
     )
 
 
-def drift_page(reference: pd.DataFrame, current: pd.DataFrame, *, features: tuple[str, ...]) -> str:
+def drift_page(
+    reference: pd.DataFrame, current: pd.DataFrame, *, features: tuple[str, ...], verdict: DriftVerdict
+) -> str:
     """Evidently's interactive report of one day as one HTML page that fetches nothing when opened.
 
-    One distance and the distributions of each column. Columns without a value on either side are left out of the page;
-    `compare_windows` reports them, and the other methods.
+    The day's verdict, one distance and the distributions of each column. Columns without a value on either side are
+    left out of the page; `compare_windows` reports them, and the other methods.
     """
     from evidently.metrics import DriftedColumnsCount, ValueDrift
 
@@ -161,7 +163,23 @@ def drift_page(reference: pd.DataFrame, current: pd.DataFrame, *, features: tupl
         DriftedColumnsCount(drift_share=limits.DRIFT_FEATURE_SHARE, num_method=_SHOWN),
         *(ValueDrift(column=name, method=_SHOWN, threshold=METHODS[_SHOWN][0]) for name in columns),
     ]
-    return str(_run(metrics, reference[columns], current[columns]).get_html_str(as_iframe=False))
+    page = str(_run(metrics, reference[columns], current[columns]).get_html_str(as_iframe=False))
+    head, body, rest = page.partition("<body>")
+    return f"{head}{body}\n{_words(verdict)}{rest}"
+
+
+def _words(verdict: DriftVerdict) -> str:
+    """What decides, ahead of a page that marks columns by one distance."""
+    result, output = (
+        ("has drifted" if drifted else "has not drifted") for drifted in (verdict.is_drifted, verdict.is_output_drifted)
+    )
+    return (
+        '<p style="font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em">'
+        f"<strong>Verdict of {verdict.day:%Y-%m-%d}: {result}.</strong> {verdict.drifted_features} of "
+        f"{verdict.features} features drifted (share {verdict.share:.3f}, limit {verdict.limit:g}); the model's output "
+        f"{output}. A feature counts when both its Wasserstein and its Jensen-Shannon distance alarm. Below, columns are "
+        f"marked by the Wasserstein distance alone; table {tables.DRIFT.name} has every method.</p>"
+    )
 
 
 def sample(frame: pd.DataFrame) -> pd.DataFrame:

@@ -171,10 +171,28 @@ def test_empty_windows_and_empty_verdicts_are_named():
         verdict_of(rows_of())
 
 
+def page_of(reference: pd.DataFrame, current: pd.DataFrame) -> str:
+    rows = compare_windows(reference, current, features=NAMES, day=DAY, model_version="3")
+    return drift_page(reference, current, features=NAMES, verdict=verdict_of(rows))
+
+
+def test_the_page_begins_with_the_verdict_by_both_distances():
+    reference, current = frame(1), frame(2, shift=0.2)
+    alarms = compare_windows(reference, current, features=NAMES, day=DAY, model_version="3").pivot(
+        index="feature", columns="method", values="is_drifted"
+    )
+    assert alarms.loc[["amount", "count_7d"], "wasserstein"].all()
+    assert alarms["jensenshannon"].to_dict() == {"amount": False, "count_7d": True, "same": False, MODEL_OUTPUT: False}
+    _, _, body = page_of(reference, current).partition("<body>")
+    words = body[: body.index("</p>")]
+    assert "Verdict of 2026-03-01: has drifted." in words
+    assert "1 of 3 features drifted (share 0.333, limit 0.3); the model's output has not drifted." in words
+
+
 def test_the_page_loads_nothing_from_elsewhere():
     import re
 
-    page = drift_page(frame(1), frame(2, shift=0.5), features=NAMES)
+    page = page_of(frame(1), frame(2, shift=0.5))
     assert "count_7d" in page
     # What a browser fetches by itself: scripts, styles, images, fonts. Links in text are not fetched.
     assert re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=[\"']?(?:https?:)?//", page) == []
@@ -186,7 +204,7 @@ def test_the_page_compares_the_current_window_with_the_reference_and_not_the_oth
     import re
 
     reference, current = frame(1), frame(2, shift=0.5)
-    page = drift_page(reference, current, features=NAMES)
+    page = page_of(reference, current)
     printed = re.search(r"Drift in column 'amount'.{,80}Wasserstein distance \(normed\)\. Drift score: ([\d.]+)", page)
     # The distance is divided by the reference's standard deviation: 0.477, where the other way gives 0.274.
     distance = stats.wasserstein_distance(reference["amount"], current["amount"])
