@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
     model_version: str
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, gc=False, frozen=True):
     """An answer as JSON, all but the time it took."""
 
     content: bytes

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import starmap
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -57,12 +58,13 @@ def judge(
             probabilities, anomaly_scores = champion.bundle.scores(inputs)
         # What is no number would compare as an approval; it is refused below.
         decisions = champion.bundle.thresholds.decide(np.where(np.isnan(probabilities), 1.0, probabilities))
-        no_reasons, anomalies = [()] * len(transactions), [None] * len(transactions)
+        no_reasons, nothing = [()] * len(transactions), [None] * len(transactions)
+        anomalies = nothing
         if anomaly_scores is not None:
             anomalies = anomaly_scores.tolist()
         # Strictly: of a model that forgets a row each is asked for alone.
-        columns = zip(decisions, probabilities.tolist(), anomalies, no_reasons, features, strict=True)
-        verdicts = list(starmap(Verdict, columns))
+        columns = (decisions, probabilities.tolist(), anomalies, no_reasons, features, nothing, nothing)
+        verdicts = list(map(_verdict_of, zip(*columns, strict=True)))
         is_sound = (probabilities >= 0) & (probabilities <= 1)
         for row in np.flatnonzero(~is_sound).tolist():
             logger.error("Model version %s: %s is no probability", champion.version, probabilities[row])
@@ -88,6 +90,10 @@ def judge(
         # Whatever the model does wrong, the payment waits for an answer: a person decides, and the log says why.
         logger.exception("Model version %s could not score", champion.version)
         return [fallback(MODEL_FAILED, validity.decision, None if features is None else features[0])]
+
+
+# What Verdict(...) does, for a third of its price: the constructor of a NamedTuple is a function of Python's.
+_verdict_of: Callable[[tuple[Any, ...]], Verdict] = partial(tuple.__new__, Verdict)
 
 
 class stage:  # noqa: N801  # reads as what it is: with stage("model")

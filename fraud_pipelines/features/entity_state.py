@@ -116,7 +116,7 @@ class EntityStates:
 
     def find(self, names: Iterable[str]) -> Int64:
         """The numbers of cards or merchants; -1 of one that is not held."""
-        owners = np.array(list(map(self._owner_of.get, names, repeat(-1))), np.int64)
+        owners = np.fromiter(map(self._owner_of.get, names, repeat(-1)), np.int64)
         self._questions += 1
         self._last_found[owners] = self._questions  # with -1, the last one's: it lives a little longer
         return owners

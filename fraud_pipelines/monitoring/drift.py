@@ -177,8 +177,8 @@ def _words(verdict: DriftVerdict) -> str:
         '<p style="font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em">'
         f"<strong>Verdict of {verdict.day:%Y-%m-%d}: {result}.</strong> {verdict.drifted_features} of "
         f"{verdict.features} features drifted (share {verdict.share:.3f}, limit {verdict.limit:g}); the model's output "
-        f"{output}. A feature counts when both its Wasserstein and its Jensen-Shannon distance alarm. Below, columns are "
-        f"marked by the Wasserstein distance alone; table {tables.DRIFT.name} has every method.</p>"
+        f"{output}. A feature counts when both its Wasserstein and its Jensen-Shannon distance alarm. Below, columns "
+        f"are marked by the Wasserstein distance alone; table {tables.DRIFT.name} has every method.</p>"
     )
 
 

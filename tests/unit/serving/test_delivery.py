@@ -22,6 +22,7 @@ from fraud_pipelines.ledger.records import written
 from fraud_pipelines.models.bands import observed_bands
 from fraud_pipelines.models.policy import Thresholds
 from serving.answers import (
+    Answer,
     ModelFacts,
     StoredDecision,
     Verdict,
@@ -60,7 +61,7 @@ def record(transaction_id: str = "t-1", features: list[float] | None = None, **a
     verdict = fallback("model_failed", "REVIEW", None if features is None else np.array(features))
     (as_told,) = answers_of([now], [verdict], None, NOON_US, DECIDED_AT)
     told = orjson.loads(as_told.content) | {"feature_spec_hash": "f" * 64} | answer
-    return records_of([now], [as_told._replace(content=orjson.dumps(told))], [verdict.features])[0]
+    return records_of([now], [Answer(orjson.dumps(told), as_told.outcome)], [verdict.features])[0]
 
 
 def test_a_record_comes_back_from_the_ledger_with_every_value(ledger: Ledger, names: FeatureNames):
@@ -134,7 +135,7 @@ def test_an_answer_and_its_record_say_what_was_decided_field_by_field(decided, f
     answers = answers_of([t for t, _ in decided], [v for _, v in decided], facts, as_of_us, now)
     records = records_of([t for t, _ in decided], answers, [v.features for _, v in decided])
     for (transaction, verdict), as_told, record in zip(decided, answers, records, strict=True):
-        answer, outcome = as_told
+        answer, outcome = as_told.content, as_told.outcome
         about = verdict.model or facts
         decides = about if verdict.fallback is None else None
         assert outcome == (verdict.decision, decides.version if decides else "none")
